@@ -1,0 +1,64 @@
+# `make demo` and `make test` are the only commands that a new machine needs.
+
+CARGO ?= cargo
+built := $(or $(CARGO_TARGET_DIR),target)/debug
+part := .ci/part
+quick := --lib --bins --test architecture --test cli --test plan --test topology
+
+# cargo-nextest keeps the tests that start servers apart (.config/nextest.toml); `cargo test` gets one thread for that.
+ifeq ($(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes),yes)
+run_quick := $(CARGO) nextest run --locked --workspace $(quick)
+run_tests := $(part) 'Tests' $(CARGO) nextest run --locked --workspace
+else
+run_quick := $(CARGO) test --locked --workspace $(quick)
+run_tests := $(part) 'Unit tests' $(CARGO) test --locked --workspace --lib --bins && \
+	$(part) 'Tests with servers' $(CARGO) test --locked --workspace --no-fail-fast --test '*' -- --test-threads=1
+endif
+
+.PHONY: help test check demo lab root tools packages
+
+help:
+	@echo 'make demo    drain a facility and bring it back, on real servers, under load (root; about two minutes after the build)'
+	@echo 'make test    everything that CI runs (root)'
+	@echo 'make check   format, lints and quick tests; no servers, no root'
+	@echo 'make lab     start the servers of topology.yaml and leave them running (root)'
+	@echo
+	@echo 'demo, test and lab install missing Debian packages first; none of their services is started on this machine.'
+
+test: root tools packages
+	@$(part) 'Format' $(CARGO) fmt --all --check
+	@$(part) 'Lints' $(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(part) 'Build' $(CARGO) build --locked --workspace --all-targets
+	@$(run_tests)
+	@$(part) 'Examples in documentation' $(CARGO) test --locked --workspace --doc
+	@RUSTDOCFLAGS='-D warnings' $(part) 'Documentation' $(CARGO) doc --locked --workspace --no-deps
+	@printf '\nAll parts passed.\n'
+
+check: tools
+	@$(part) 'Format' $(CARGO) fmt --all --check
+	@$(part) 'Lints' $(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(part) 'Quick tests' $(run_quick)
+
+demo: root packages
+	@$(part) 'Build' $(CARGO) build --locked --workspace
+	@$(built)/lab demo
+
+lab: root packages
+	@$(part) 'Build' $(CARGO) build --locked --workspace
+	@$(built)/lab up
+	@echo
+	@echo 'Go on with:'
+	@echo "  PATH=$(abspath $(built)):\$$PATH"
+	@echo '  lab status'
+	@echo '  lab exec -- handover status --topology /srv/topology.yaml'
+	@echo '  lab down'
+
+root:
+	@[ "$$(id -u)" -eq 0 ] || { echo 'This needs root: it starts servers in network namespaces. Try: sudo env "PATH=$$PATH" make …' >&2; exit 1; }
+
+tools:
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
+		{ echo 'cargo fmt or cargo clippy is missing: rustup component add rustfmt clippy' >&2; exit 1; }
+
+packages:
+	@$(part) 'Debian packages' lab/install.sh

@@ -1,0 +1,127 @@
+//! What `lab` commands ask of a running lab: one JSON line there, one back, over a UNIX socket in the lab's directory.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// What runs, and how the places are linked.
+    Status,
+    /// End everything.
+    Down,
+    /// SIGKILL.
+    Kill(Selection),
+    /// Start what does not run.
+    Start(Selection),
+    /// Change the links between two places; `all` as the second one means every other place.
+    Link {
+        /// One place.
+        a: String,
+        /// The other one.
+        b: String,
+        /// Only packets from `a` to `b`.
+        one_way: bool,
+        /// What changes.
+        change: LinkChange,
+    },
+}
+
+/// What a request is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selection {
+    /// A server's name, or a target's identity as in plans.
+    Target(String),
+    /// Everything in a facility.
+    Facility(String),
+}
+
+/// A change of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkChange {
+    /// Nothing passes, or everything again.
+    Cut(bool),
+    /// Round trip in milliseconds, half of it per direction; of one direction alone: that direction's time.
+    DelayMs(f64),
+    /// The percentage of packets that get lost.
+    LossPercent(f64),
+}
+
+/// What a lab looks like.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The servers.
+    pub servers: Vec<ServerStatus>,
+    /// The links.
+    pub links: Vec<LinkStatus>,
+    /// How long it took from the first server's start until all were ready, in seconds.
+    pub ready_after_s: f64,
+    /// Memory of all processes (proportional set size), in MiB.
+    pub memory_mib: u64,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: String,
+    /// The targets that it is.
+    pub targets: Vec<String>,
+    /// Where it runs.
+    pub place: String,
+    /// Its pid inside the lab; none if it does not run.
+    pub pid: Option<i32>,
+}
+
+/// One direction between two places.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// From.
+    pub from: String,
+    /// To.
+    pub to: String,
+    /// How long a packet takes, in milliseconds.
+    pub delay_ms: f64,
+    /// The percentage that gets lost.
+    pub loss_percent: f64,
+    /// Nothing passes.
+    pub cut: bool,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// What was asked for.
+    Status(Status),
+    /// What was done, in one line.
+    Done(String),
+    /// Why it could not be done.
+    Failed(String),
+}
+
+/// Sends a request to the lab in `directory`.
+pub fn ask(directory: &Path, request: &Request) -> Result<Reply> {
+    let mut stream = UnixStream::connect(directory.join("control"))
+        .with_context(|| format!("no lab answers in {}", directory.display()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    match serde_json::from_str(&answer).context("the lab's answer cannot be read")? {
+        Reply::Failed(why) => Err(anyhow!(why)),
+        reply => Ok(reply),
+    }
+}

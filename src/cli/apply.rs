@@ -1,0 +1,196 @@
+//! `handover apply`: carries out a saved plan.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use indicatif::ProgressDrawTarget;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::args::{self, Format};
+use super::context::{Context, eprint, print, stderr_style, stdout_style};
+use super::exit::Exit;
+use super::show::{self, Saved};
+use crate::engine::Request;
+use crate::event::Event;
+use crate::journal::{RunId, StoreError};
+use crate::plan::{self, Plan, window};
+use crate::provider::{Clock, SystemClock};
+use crate::report::{self, Detail, Json, Live, Plain, Reporter};
+use crate::topology::Topology;
+
+/// Checks that the plan is still about the world as it is, asks, and carries it out.
+///
+/// # Errors
+/// If the store fails before anything was done.
+pub async fn run(args: args::Apply) -> Result<Exit> {
+    let saved = match show::read(&args.plan) {
+        Ok(saved) => saved,
+        Err(exit) => return Ok(exit),
+    };
+    let context = match Context::open(&args.common)? {
+        Ok(context) => context,
+        Err(exit) => return Ok(exit),
+    };
+    let exit = apply(&args, &context, saved).await;
+    context.close().await;
+    exit
+}
+
+async fn apply(args: &args::Apply, context: &Context, saved: Saved) -> Result<Exit> {
+    if let Some(why) = unusable(&saved.plan, &context.topology, context.engine.now()) {
+        return Ok(refuse(&why));
+    }
+    // Before anything else is said of the plan: while another run changes things, every plan is stale.
+    if let Err(error) = context.store.may_begin(&saved.digest, context.engine.now()).await {
+        return not_begun(error);
+    }
+    if !args.auto_approve {
+        if !std::io::stdin().is_terminal() {
+            anstream::eprintln!(
+                "error: there is no terminal to ask on: review the plan with `handover show`, then add --auto-approve"
+            );
+            return Ok(Exit::Usage);
+        }
+        eprint(&report::plan(&saved.plan, None, Detail::Full, stderr_style(args.common.output)));
+        if !confirmed()? {
+            eprint("Nothing was done.\n");
+            return Ok(Exit::Refused);
+        }
+    }
+    let live = context.engine.observe().await;
+    let stale = plan::stale(&saved.plan, &live);
+    if !stale.is_empty() {
+        let mut why = "the plan is stale: what it relies on has changed since it was made\n".to_owned();
+        for fact in &stale {
+            why += &format!("\n  ✗ {} {}\n    now: {}\n", fact.target.name(), fact.planned, fact.found);
+        }
+        why += "\nMake a new plan with `handover plan`.";
+        return Ok(refuse(&why));
+    }
+    let (events, heard) = mpsc::unbounded_channel();
+    let (stop, stopping) = watch::channel(false);
+    let listener = tokio::task::spawn_blocking({
+        let reporter = reporter(args);
+        move || listen(reporter, heard)
+    });
+    let signals = tokio::spawn(stop_on_signal(stop, events.clone()));
+    let request = Request {
+        plan: saved.plan,
+        digest: saved.digest,
+        run: run_id(context.engine.now()),
+        operator: operator(),
+        stop: stopping,
+        events,
+    };
+    let outcome = context.engine.apply(request, Arc::clone(&context.store)).await;
+    signals.abort();
+    let _ = signals.await;
+    listener.await.context("the progress display failed")?;
+    match outcome {
+        Ok(outcome) => {
+            if args.format == Format::Text {
+                print(&report::run(&outcome.report, outcome.end, &outcome.summary, stdout_style(args.common.output)));
+            }
+            Ok(outcome.end.into())
+        }
+        Err(error) => not_begun(error),
+    }
+}
+
+/// A run that could not begin.
+fn not_begun(error: StoreError) -> Result<Exit> {
+    match error {
+        StoreError::Locked { .. } => {
+            anstream::eprintln!("error: {error}; wait for it, or look at that machine");
+            Ok(Exit::Locked)
+        }
+        StoreError::PlanUsed { .. } => Ok(refuse(&error.to_string())),
+        error => Err(error.into()),
+    }
+}
+
+fn refuse(why: &str) -> Exit {
+    anstream::eprintln!("refused: {why}");
+    Exit::Refused
+}
+
+/// Why a plan must not be applied now, whatever the targets say.
+fn unusable(plan: &Plan, topology: &Topology, now: Timestamp) -> Option<String> {
+    if plan.topology.name != topology.name {
+        return Some(format!("the plan is for `{}`, this topology is `{}`", plan.topology.name, topology.name));
+    }
+    if plan.topology.digest != topology.digest {
+        return Some("the topology was edited after the plan was made: make a new plan".to_owned());
+    }
+    if now >= plan.expires {
+        return Some(format!("the plan expired at {}: make a new one", plan.expires));
+    }
+    window::outside(&topology.policy.windows, now, plan.expected)
+}
+
+fn confirmed() -> Result<bool> {
+    eprint("\nApply this plan? Only `yes` is a yes: ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
+
+fn reporter(args: &args::Apply) -> Box<dyn Reporter> {
+    let style = stderr_style(args.common.output);
+    match args.format {
+        Format::Json => Box::new(Json::new(Box::new(std::io::stdout()))),
+        Format::Text if std::io::stderr().is_terminal() => Box::new(Live::new(ProgressDrawTarget::stderr(), style)),
+        Format::Text => Box::new(Plain::new(Box::new(std::io::stderr()), style)),
+    }
+}
+
+fn listen(mut reporter: Box<dyn Reporter>, mut heard: mpsc::UnboundedReceiver<Event>) {
+    while let Some(event) = heard.blocking_recv() {
+        reporter.event(SystemClock.now(), &event);
+    }
+}
+
+/// The first Ctrl-C or SIGTERM asks the run to stop where that is safe; later ones only say that it does.
+async fn stop_on_signal(stop: watch::Sender<bool>, events: mpsc::UnboundedSender<Event>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        let finishing =
+            "steps that are under way; a database that is being switched over is finished or undone".to_owned();
+        let _ = events.send(Event::StopRequested { finishing });
+        stop.send_replace(true);
+    }
+}
+
+/// Time and some randomness, so that it sorts and is easy to type.
+fn run_id(now: Timestamp) -> RunId {
+    use std::hash::{BuildHasher, Hasher};
+    const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
+    let mut random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let mut tail = String::new();
+    for _ in 0..4 {
+        let index = usize::try_from(random % LETTERS.len() as u64).unwrap_or_default();
+        tail.push(char::from(LETTERS.get(index).copied().unwrap_or(b'a')));
+        random /= LETTERS.len() as u64;
+    }
+    RunId(format!("{}-{tail}", now.strftime("%Y%m%d-%H%M%S")))
+}
+
+/// `user@host pid N`.
+#[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
+fn operator() -> String {
+    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
+    format!("{user}@{host} pid {}", std::process::id())
+}

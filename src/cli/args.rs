@@ -1,0 +1,157 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+
+use crate::model::Span;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, nothing to do, or healthy     6  stuck: a human must look
+  1  error, or lint findings            10  status: drift
+  2  differences (--detailed-exitcode)  11  status: degraded
+  3  refused: gate, stale plan, policy  12  status: split
+  4  stopped midway                     64  usage
+  5  locked by another run              65  invalid topology or plan";
+
+/// Plan and apply for moving live traffic and databases between data-centre facilities.
+#[derive(Debug, Parser)]
+#[command(name = "handover", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check topology files: every finding at once, each with its place
+    Lint(Lint),
+    /// Show how things are: health, shares, primaries, lag, and what differs from the topology
+    Status(Status),
+    /// Compare the topology with what is live and save the ordered steps between them
+    Plan(Plan),
+    /// Print a saved plan again
+    Show(Show),
+    /// Carry out a saved plan
+    Apply(Apply),
+}
+
+/// How the program prints.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Colour the output
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    pub color: ColorChoice,
+}
+
+/// What most commands need.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The topology file
+    #[arg(long, short, value_name = "FILE", env = "HANDOVER_TOPOLOGY", default_value = "topology.yaml")]
+    pub topology: PathBuf,
+    /// Where runs, journal, lock and holds are kept
+    /// [default: $XDG_STATE_HOME/handover/NAME, NAME being the topology's]
+    #[arg(long, value_name = "DIR", env = "HANDOVER_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How long a target may take to answer a question
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub timeout: Span,
+    /// How to print
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `handover lint`.
+#[derive(Debug, Args)]
+pub struct Lint {
+    /// Topology files
+    #[arg(value_name = "FILE", default_value = "topology.yaml")]
+    pub files: Vec<PathBuf>,
+    /// How to print
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `handover status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// What most commands need.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `handover plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Take a facility out of service (may be given several times)
+    #[arg(long, value_name = "FACILITY")]
+    pub drain: Vec<String>,
+    /// Bring a facility back (may be given several times)
+    #[arg(long, value_name = "FACILITY")]
+    pub restore: Vec<String>,
+    /// With --restore: bring the primaries back as well
+    #[arg(long, requires = "restore")]
+    pub failback: bool,
+    /// Why; kept with the hold that a drain leaves
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// When somebody should look at the hold again: a date and time with offset, or a time from now such as `2d`
+    #[arg(long, value_name = "WHEN")]
+    pub review_by: Option<String>,
+    /// Where to save the plan [default: plans/ID.yaml]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Exit with 2 if there are differences
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+    /// Print a line for each stage instead of every step
+    #[arg(long)]
+    pub brief: bool,
+    /// What most commands need.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `handover show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The plan file
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Print a line for each stage instead of every step
+    #[arg(long)]
+    pub brief: bool,
+    /// How to print
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How a run is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people: live on a terminal, timestamped lines elsewhere
+    Text,
+    /// For programs: one JSON object per line
+    Json,
+}
+
+/// `handover apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The plan file
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    pub auto_approve: bool,
+    /// How the run is told
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// What most commands need.
+    #[command(flatten)]
+    pub common: Common,
+}

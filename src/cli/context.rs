@@ -1,0 +1,206 @@
+//! What several subcommands need: the topology, the providers, the store, the terminal.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::ColorChoice;
+
+use super::args::{Common, Output};
+use super::exit::Exit;
+use crate::diagnostic::{Diagnostic, SettingsCheck};
+use crate::engine::Engine;
+use crate::journal::{HoldKind, Store};
+use crate::provider::{self, Registry, SystemClock};
+use crate::report::{Style, diagnostic};
+use crate::secret::SecretReader;
+use crate::store::SqliteStore;
+use crate::topology::{self, StoreKind, Topology};
+use crate::transport::Transport;
+
+/// Columns where no terminal says otherwise.
+const WIDTH: usize = 100;
+
+/// Columns beyond which lines are hard to read.
+const WIDEST: usize = 120;
+
+/// The judges of settings of every provider that this program has.
+pub fn checks() -> BTreeMap<&'static str, SettingsCheck> {
+    BTreeMap::from([
+        ("rfc2136", provider::rfc2136::check as SettingsCheck),
+        ("haproxy", provider::haproxy::check),
+        ("http", provider::http::check),
+        ("postgresql", provider::postgresql::check),
+        ("pgbouncer", provider::pgbouncer::check),
+        ("command", provider::command::check),
+    ])
+}
+
+fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry {
+    let (secrets, transport) = (|| Arc::clone(secrets), || Arc::clone(transport));
+    Registry::default()
+        .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secrets())))
+        .with("haproxy", Arc::new(provider::haproxy::HaProxy))
+        .with("http", Arc::new(provider::http::HttpHealth::new()))
+        .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secrets(), transport())))
+        .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secrets(), transport())))
+        .with("command", Arc::new(provider::command::CommandJobs::new(transport())))
+}
+
+/// A topology file as it was read.
+pub struct Source {
+    /// Its path as given.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    #[expect(clippy::disallowed_methods, reason = "the command line reads the files it is given")]
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self { name: path.display().to_string(), bytes })
+    }
+
+    /// Prints findings about it.
+    pub fn print(&self, findings: &[Diagnostic], output: Output) {
+        let style = stderr_style(output);
+        let style = diagnostic::Style { colour: style.colour, width: style.width };
+        eprint(&diagnostic::render(&self.bytes, &self.name, findings, style));
+    }
+}
+
+/// Everything that a command on a live system needs.
+pub struct Context {
+    /// What the file says.
+    pub topology: Arc<Topology>,
+    /// The file.
+    pub source: Source,
+    /// Observes and applies.
+    pub engine: Engine,
+    /// Where runs and holds are kept.
+    pub store: Arc<dyn Store>,
+    transport: Arc<Transport>,
+}
+
+impl Context {
+    /// Reads the topology and prepares everything; findings are printed.
+    ///
+    /// # Errors
+    /// If the store cannot be opened.
+    pub fn open(common: &Common) -> Result<Result<Self, Exit>> {
+        let source = match Source::read(&common.topology) {
+            Ok(source) => source,
+            Err(error) => {
+                anstream::eprintln!(
+                    "error: {error:#}\n\nName the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default."
+                );
+                return Ok(Err(Exit::Invalid));
+            }
+        };
+        let topology = match topology::parse(&source.bytes, &checks()) {
+            Ok(parsed) => {
+                if !parsed.warnings.is_empty() {
+                    source.print(&parsed.warnings, common.output);
+                }
+                Arc::new(parsed.topology)
+            }
+            Err(findings) => {
+                source.print(&findings, common.output);
+                return Ok(Err(Exit::Invalid));
+            }
+        };
+        let folder = common.topology.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let secrets = Arc::new(SecretReader::new(folder));
+        let transport = Arc::new(Transport::new());
+        let registry = registry(&secrets, &transport);
+        let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
+        let directory = state_directory(common, &topology)?;
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
+        Ok(Ok(Self { topology, source, engine, store, transport }))
+    }
+
+    /// The holds in force, as planning needs them.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn holds(&self) -> Result<Vec<HoldKind>> {
+        Ok(self.store.holds().await?.into_iter().map(|hold| hold.kind).collect())
+    }
+
+    /// Closes connections that would outlive the program.
+    pub async fn close(&self) {
+        self.transport.close().await;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
+fn state_directory(common: &Common, topology: &Topology) -> Result<PathBuf> {
+    let StoreKind::Embedded { directory } = &topology.store;
+    if let Some(directory) = common.state_dir.clone().or_else(|| directory.as_ref().map(PathBuf::from)) {
+        return Ok(directory);
+    }
+    let absolute = |name: &str| std::env::var(name).ok().map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let state = state
+        .ok_or_else(|| anyhow!("neither XDG_STATE_HOME nor HOME is set: name the state directory with --state-dir"))?;
+    Ok(state.join("handover").join(&topology.name))
+}
+
+/// Runs a command that talks to live systems.
+///
+/// # Errors
+/// What the command says, or if the runtime cannot be started.
+pub fn block_on(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    // Somebody else may have installed one already; any will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(command)
+}
+
+fn style(output: Output, terminal: bool) -> Style {
+    let colour = match output.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => terminal && coloured(),
+    };
+    let width = if terminal { terminal_width().unwrap_or(WIDTH) } else { WIDTH };
+    Style { width: width.min(WIDEST), colour }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
+fn coloured() -> bool {
+    let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    !set("NO_COLOR") && std::env::var("TERM").is_ok_and(|term| term != "dumb")
+}
+
+fn terminal_width() -> Option<usize> {
+    console::Term::stderr().size_checked().map(|(_, columns)| usize::from(columns))
+}
+
+/// How standard output is to be drawn.
+pub fn stdout_style(output: Output) -> Style {
+    style(output, std::io::stdout().is_terminal())
+}
+
+/// How standard error is to be drawn.
+pub fn stderr_style(output: Output) -> Style {
+    style(output, std::io::stderr().is_terminal())
+}
+
+/// Prints to standard output. A reader that has gone away is no error.
+pub fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Prints to standard error.
+pub fn eprint(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,53 @@
+//! The command line: the only place that names adapters and stores.
+
+mod apply;
+pub mod args;
+mod context;
+mod exit;
+mod lint;
+mod plan;
+mod show;
+mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+pub use exit::Exit;
+
+/// Parses the arguments and does what they say.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let matches = match args::Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are answers, everything else is a wrong command line.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
+        }
+    };
+    let cli = match args::Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return Exit::Usage.into();
+        }
+    };
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            Exit::Error.into()
+        }
+    }
+}
+
+fn run(cli: args::Cli) -> anyhow::Result<Exit> {
+    match cli.command {
+        args::Command::Lint(args) => lint::run(&args),
+        args::Command::Show(args) => show::run(&args),
+        args::Command::Status(args) => context::block_on(status::run(args)),
+        args::Command::Plan(args) => context::block_on(plan::run(args)),
+        args::Command::Apply(args) => context::block_on(apply::run(args)),
+    }
+}

@@ -1,0 +1,392 @@
+//! One run of a plan: units are started as soon as what they need has ended well; a failure stops new ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Engine;
+use super::report::Log;
+use crate::event::{Event, Failure, RunReport, StepOutcome, WayOn};
+use crate::journal::{Hold, HoldKind, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
+use crate::model::{Action, TargetId};
+use crate::plan::{Plan, Step, StepId, Work};
+
+/// What is to be applied, and by whom.
+pub struct Request {
+    /// The plan.
+    pub plan: Plan,
+    /// SHA-256 of the plan file's bytes.
+    pub digest: String,
+    /// The run's identity.
+    pub run: RunId,
+    /// `user@host pid N`.
+    pub operator: String,
+    /// Becomes true when the operator asks it to stop.
+    pub stop: watch::Receiver<bool>,
+    /// Who listens.
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOutcome {
+    /// How.
+    pub end: RunEnd,
+    /// One sentence.
+    pub summary: String,
+    /// What was measured.
+    pub report: RunReport,
+}
+
+/// Why a unit ended badly, and what follows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Trouble {
+    /// The operator asked for it.
+    Stopped,
+    /// A gate says wait, and it did not pass.
+    Held(StepId, String),
+    /// A gate says that the survivors are getting sick: take back what can be taken back.
+    Retreat(StepId, String),
+    /// A step did not do what it should; its section, if any, was undone.
+    Failed(StepId, String),
+    /// A human must look.
+    Stuck(StepId, String),
+    /// The store failed or the lock was lost: nothing more may be done.
+    Store(String),
+}
+
+/// How often the lease is renewed.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// A run while it is under way; shared by the tasks of its units.
+pub(super) struct Run {
+    pub(super) engine: Engine,
+    pub(super) plan: Plan,
+    pub(super) journal: Journal,
+    pub(super) began: Instant,
+    pub(super) stop: watch::Receiver<bool>,
+    /// True once something is in trouble: waits end, nothing new is begun.
+    pub(super) halt: watch::Sender<bool>,
+    pub(super) log: Mutex<Log>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Run {
+    /// Tells the listeners; that nobody listens any more stops nothing.
+    pub(super) fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// True once the operator asked the run to stop.
+    pub(super) fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// The log; a poisoned lock only means that a task panicked while it held it.
+    pub(super) fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Steps that are carried out as one: a section, or a single step.
+struct Unit {
+    steps: Vec<Step>,
+    needs: BTreeSet<StepId>,
+}
+
+/// The units of a plan, in its order.
+fn units(plan: &Plan) -> Vec<Unit> {
+    let mut units: Vec<Unit> = Vec::new();
+    let mut sections: BTreeMap<&str, usize> = BTreeMap::new();
+    for step in &plan.steps {
+        let index = step.section.as_deref().and_then(|section| sections.get(section).copied());
+        let index = index.unwrap_or_else(|| {
+            units.push(Unit { steps: Vec::new(), needs: BTreeSet::new() });
+            let index = units.len() - 1;
+            if let Some(section) = &step.section {
+                sections.insert(section, index);
+            }
+            index
+        });
+        units[index].steps.push(step.clone());
+        units[index].needs.extend(step.needs.iter().cloned());
+    }
+    for unit in &mut units {
+        for step in &unit.steps {
+            unit.needs.remove(&step.id);
+        }
+    }
+    units
+}
+
+impl Engine {
+    /// Applies a plan whose facts were found to be true just now.
+    ///
+    /// # Errors
+    /// If the run cannot begin: locked, used before, or the store fails. Everything later is in the outcome.
+    pub async fn apply(&self, request: Request, store: Arc<dyn Store>) -> Result<RunOutcome, StoreError> {
+        let Request { plan, digest, run, operator, stop, events } = request;
+        let began = Instant::now();
+        let clock = Arc::clone(&self.clock);
+        let holds = holds(&plan, &run, &operator, self.clock.now());
+        let first = Record::RunStarted {
+            plan: plan.id.clone(),
+            plan_digest: digest,
+            operator: operator.clone(),
+            holds: holds.clone(),
+        };
+        let now = move || Moment { at: clock.now(), elapsed: began.elapsed() };
+        let journal = Journal::begin(store, run.clone(), &operator, first, now).await?;
+        let log = Log::new(&plan, &run, holds);
+        let run = Arc::new(Run {
+            engine: self.clone(),
+            plan,
+            journal,
+            began,
+            stop,
+            halt: watch::Sender::new(false),
+            log: Mutex::new(log),
+            events,
+        });
+        run.tell(Event::RunStarted {
+            run: run.journal.run().clone(),
+            plan: run.plan.id.clone(),
+            title: run.plan.intent.title(),
+            stages: run.plan.stages.len(),
+            steps: run.plan.steps.len(),
+            expected: run.plan.expected.0,
+        });
+        let heart = tokio::spawn(heartbeat(Arc::clone(&run)));
+        let trouble = run.carry_out().await;
+        heart.abort();
+        Ok(run.conclude(trouble).await)
+    }
+}
+
+fn holds(plan: &Plan, run: &RunId, operator: &str, since: jiff::Timestamp) -> Vec<Hold> {
+    let by = operator.split(' ').next().unwrap_or(operator).to_owned();
+    plan.holds
+        .iter()
+        .map(|kind| Hold {
+            kind: kind.clone(),
+            by: by.clone(),
+            since,
+            reason: plan.intent.reason.clone(),
+            review_by: plan.intent.review_by,
+            run: run.clone(),
+        })
+        .collect()
+}
+
+/// Keeps the lease while the run lasts; a lost one shows at the next permit.
+async fn heartbeat(run: Arc<Run>) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        if let Err(why) = run.journal.renew().await {
+            run.tell(Event::Warning { text: why.to_string() });
+        }
+    }
+}
+
+impl Run {
+    /// Starts every unit once what it needs is done, until all are done or one is in trouble; then waits for those that run, and
+    /// completes the switchovers that have passed their point of no return: nothing else would bring their redundancy back.
+    async fn carry_out(self: &Arc<Self>) -> Option<Trouble> {
+        let mut waiting = units(&self.plan);
+        let mut done: BTreeSet<StepId> = BTreeSet::new();
+        let mut running = JoinSet::new();
+        let mut trouble: Option<Trouble> = None;
+        loop {
+            if trouble.is_none() && self.stopping() && !waiting.is_empty() {
+                trouble = Some(Trouble::Stopped);
+            }
+            if trouble.is_some() {
+                self.halt.send_replace(true);
+            }
+            let may_start = |unit: &Unit| match &trouble {
+                None => true,
+                // Without the lock nothing more may be done.
+                Some(Trouble::Store(_)) => false,
+                Some(_) => self.completes(unit),
+            };
+            let (ready, later): (Vec<Unit>, Vec<Unit>) =
+                waiting.into_iter().partition(|unit| unit.needs.is_subset(&done) && may_start(unit));
+            waiting = later;
+            for unit in ready {
+                let run = Arc::clone(self);
+                running.spawn(async move {
+                    let ids: Vec<StepId> = unit.steps.iter().map(|step| step.id.clone()).collect();
+                    (ids, run.unit(unit).await)
+                });
+            }
+            match running.join_next().await {
+                None if trouble.is_none() && !waiting.is_empty() => {
+                    let stuck = waiting.iter().flat_map(|unit| &unit.steps).map(|step| step.id.to_string());
+                    let why = format!("these steps need each other: {}", stuck.collect::<Vec<_>>().join(", "));
+                    return Some(Trouble::Stuck(StepId("internal".to_owned()), why));
+                }
+                None => return trouble,
+                Some(Ok((ids, Ok(())))) => done.extend(ids),
+                Some(Ok((_, Err(new)))) => trouble = Some(worse(trouble, new)),
+                Some(Err(panic)) => {
+                    let why = format!("a task of handover itself failed: {panic}");
+                    trouble = Some(worse(trouble, Trouble::Stuck(StepId("internal".to_owned()), why)));
+                }
+            }
+        }
+    }
+
+    /// True for what follows a point of no return in its stage: once a new primary has taken over, the old one is led back to it
+    /// whatever fails elsewhere, because until then the database has one copy less.
+    fn completes(&self, unit: &Unit) -> bool {
+        let passed = |stage: usize| {
+            let mut steps = self.plan.steps.iter().filter(|step| step.stage == stage && step.point_of_no_return);
+            steps.any(|step| self.log().outcome(&step.id) == StepOutcome::Done)
+        };
+        unit.steps.iter().all(|step| passed(step.stage))
+    }
+
+    async fn unit(self: &Arc<Self>, unit: Unit) -> Result<(), Trouble> {
+        match unit.steps.as_slice() {
+            [step] if step.section.is_none() => self.step(step).await,
+            steps => self.section(steps).await,
+        }
+    }
+
+    /// Takes back, if a gate asks for it, and ends the run.
+    async fn conclude(self: &Arc<Self>, trouble: Option<Trouble>) -> RunOutcome {
+        let acted = self.log().acted();
+        let trouble = match trouble {
+            Some(Trouble::Stopped | Trouble::Held(..) | Trouble::Failed(..)) => {
+                let prepared = self.take_back_preparations().await.map_err(|why| {
+                    Trouble::Stuck(
+                        StepId("preparations".to_owned()),
+                        format!("preparations could not be taken back: {why}"),
+                    )
+                });
+                let left = prepared.and(self.resume_jobs().await);
+                left.map_or_else(Some, |()| trouble)
+            }
+            other => other,
+        };
+        let (end, summary, failed) = match trouble {
+            None => (RunEnd::Done, format!("{}: done", self.plan.intent.title()), None),
+            Some(Trouble::Stopped) => {
+                let next = self.plan.steps.iter().find(|step| self.log().outcome(&step.id) != StepOutcome::Done);
+                let next = next.map(|step| (step.id.clone(), "the operator asked the run to stop".to_owned()));
+                (RunEnd::Stopped, "stopped on request; what was done stays".to_owned(), next)
+            }
+            Some(Trouble::Held(step, why)) if !acted => {
+                (RunEnd::Refused, format!("refused before anything was touched: {why}"), Some((step, why)))
+            }
+            Some(Trouble::Held(step, why)) => (RunEnd::Stopped, format!("stopped at a gate: {why}"), Some((step, why))),
+            Some(Trouble::Retreat(step, why)) => match self.take_back_all().await {
+                Ok(()) => (
+                    RunEnd::Undone,
+                    format!("taken back, because the survivors were getting sick: {why}"),
+                    Some((step, why)),
+                ),
+                Err(stuck) => (RunEnd::Stuck, format!("retreating failed: {stuck}"), Some((step, stuck))),
+            },
+            Some(Trouble::Failed(step, why)) => (RunEnd::Stopped, format!("stopped: {why}"), Some((step, why))),
+            Some(Trouble::Stuck(step, why)) => (RunEnd::Stuck, format!("stuck: {why}"), Some((step, why))),
+            Some(Trouble::Store(why)) => {
+                (RunEnd::Stopped, format!("stopped: {why}"), Some((StepId("journal".to_owned()), why)))
+            }
+        };
+        let released = if end == RunEnd::Done { self.plan.releases.clone() } else { self.given_up_holds(end, acted) };
+        let record = Record::RunEnded { end, summary: summary.clone(), released: released.clone() };
+        if let Err(why) = self.journal.end(record).await {
+            self.tell(Event::Warning { text: format!("the end of the run could not be recorded: {why}") });
+        }
+        let failure = failed.map(|(step, why)| self.failure(step, why, end));
+        let report = self.log().report(self.began.elapsed(), released, failure);
+        self.tell(Event::RunEnded { end, summary: summary.clone(), report: Box::new(report.clone()) });
+        RunOutcome { end, summary, report }
+    }
+
+    /// A run that touched nothing, or took everything back, leaves no hold behind.
+    fn given_up_holds(&self, end: RunEnd, acted: bool) -> Vec<HoldKind> {
+        let nothing_stays = !acted || matches!(end, RunEnd::Refused | RunEnd::Undone);
+        if nothing_stays { self.plan.holds.clone() } else { Vec::new() }
+    }
+
+    fn failure(&self, id: StepId, why: String, end: RunEnd) -> Failure {
+        let step = self.plan.step(&id);
+        let target = step.and_then(|step| match &step.work {
+            Work::Act { target, .. } => Some(target.clone()),
+            _ => None,
+        });
+        let way = |what: &str, command: Option<String>| WayOn { what: what.to_owned(), command };
+        let flags: Vec<String> = self
+            .plan
+            .intent
+            .drain
+            .iter()
+            .map(|facility| format!(" --drain {facility}"))
+            .chain(self.plan.intent.restore.iter().map(|facility| format!(" --restore {facility}")))
+            .chain(self.plan.intent.failback.then(|| " --failback".to_owned()))
+            .collect();
+        let again = Some(format!("handover plan{}", flags.concat()));
+        let mut ways_on = vec![way("see how things are now", Some("handover status".to_owned()))];
+        match end {
+            RunEnd::Stuck => ways_on.push(way("look at the target by hand before anything else is applied", None)),
+            RunEnd::Refused | RunEnd::Undone => ways_on.push(way("once the cause is gone, plan again", again)),
+            _ => {
+                ways_on.push(way("go on from here: a new plan holds only what is left", again));
+                let back: Vec<String> =
+                    self.plan.intent.drain.iter().map(|facility| format!(" --restore {facility}")).collect();
+                if !back.is_empty() {
+                    ways_on.push(way("go back", Some(format!("handover plan{}", back.concat()))));
+                }
+            }
+        }
+        Failure {
+            title: step.map_or_else(|| id.to_string(), |step| step.title.clone()),
+            step: id,
+            target,
+            why,
+            tried: None,
+            ways_on,
+        }
+    }
+
+    /// Jobs that rest only while their databases move run again when the run stops before it would have started them.
+    async fn resume_jobs(self: &Arc<Self>) -> Result<(), Trouble> {
+        let steps = |wanted: &Action, outcome: StepOutcome| -> BTreeMap<TargetId, Step> {
+            let of = self.plan.steps.iter().filter_map(|step| match &step.work {
+                Work::Act { target, action } if action == wanted => Some((target.clone(), step.clone())),
+                _ => None,
+            });
+            of.filter(|(_, step)| self.log().outcome(&step.id) == outcome).collect()
+        };
+        let to_come = steps(&Action::Start, StepOutcome::NotBegun);
+        for (target, step) in steps(&Action::Stop, StepOutcome::Done) {
+            if to_come.contains_key(&target) {
+                let stays = |why| Trouble::Stuck(step.id.clone(), format!("{} stays stopped: {why}", target.name()));
+                self.take_back(&step).await.map_err(stays)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The graver of two troubles decides how the run ends.
+pub(super) fn worse(old: Option<Trouble>, new: Trouble) -> Trouble {
+    let rank = |trouble: &Trouble| match trouble {
+        Trouble::Stopped => 0,
+        Trouble::Held(..) => 1,
+        Trouble::Failed(..) => 2,
+        Trouble::Retreat(..) => 3,
+        Trouble::Store(_) => 4,
+        Trouble::Stuck(..) => 5,
+    };
+    match old {
+        Some(old) if rank(&old) >= rank(&new) => old,
+        _ => new,
+    }
+}

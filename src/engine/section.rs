@@ -1,0 +1,310 @@
+//! Steps that stand or fall together, under one permit: the critical section of a switchover, or the same change at several name
+//! servers. Before the point of no return every failure and missed deadline undoes all of it (`backward`, `docs/safety.md` S3); after
+//! it there is only forward. Stop requests take effect at its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::run::{Run, Trouble, worse};
+use super::step::{Acted, NotDone};
+use crate::event::Event;
+use crate::journal::{Permit, Record};
+use crate::model::{Action, Condition, DatabaseName, Facts, Position, Role, TargetId};
+use crate::plan::{Step, StepId, Work};
+
+/// How often a section is tried whose clients could not be held back in time.
+const ATTEMPTS: u32 = 3;
+
+/// The time between two attempts: clients go on meanwhile.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+
+/// How an attempt ended badly.
+pub(super) struct Ended {
+    /// What follows.
+    pub(super) trouble: Trouble,
+    /// True if another attempt makes sense: everything was undone, and only a transaction was in the way.
+    pub(super) again: bool,
+}
+
+/// A section while it is carried out.
+pub(super) struct Section<'a> {
+    pub(super) steps: &'a [Step],
+    pub(super) permit: Arc<Permit>,
+    /// When it is given up, unless the point of no return was passed before: half of the longest stall is left for the undo.
+    give_up: Option<Instant>,
+    /// The final position of a fenced primary, once verified.
+    fenced_at: Option<Position>,
+    /// Steps that were begun, with the time of their beginning and end.
+    pub(super) phases: BTreeMap<StepId, (Duration, Option<Duration>)>,
+    /// Steps that were begun and certainly touched nothing.
+    pub(super) untouched: BTreeSet<StepId>,
+    /// True once the point of no return was begun.
+    pub(super) committed: bool,
+}
+
+impl Run {
+    /// Carries out a section. If clients could not be held back in time, and go on, it is tried again.
+    pub(super) async fn section(self: &Arc<Self>, steps: &[Step]) -> Result<(), Trouble> {
+        let mut attempt = 1;
+        loop {
+            let ended = self.attempt(steps).await;
+            match ended {
+                Err(Ended { trouble: Trouble::Failed(_, why), again: true })
+                    if attempt < ATTEMPTS && !self.stopping() =>
+                {
+                    attempt += 1;
+                    self.tell(Event::Warning { text: format!("{why}; attempt {attempt} of {ATTEMPTS} follows") });
+                    self.pause(BETWEEN_ATTEMPTS).await?;
+                }
+                ended => return ended.map_err(|ended| ended.trouble),
+            }
+        }
+    }
+
+    async fn attempt(self: &Arc<Self>, steps: &[Step]) -> Result<(), Ended> {
+        let name = steps.first().and_then(|step| step.section.clone()).unwrap_or_default();
+        let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
+        let ended = |trouble| Ended { trouble, again: false };
+        self.warm_up(steps).await;
+        if let Err(why) = self.check_before(steps).await {
+            if let Some(step) = steps.first() {
+                self.begin(step);
+                self.failed(step, Duration::ZERO, &why, false).await;
+            }
+            return Err(ended(Trouble::Failed(first, why)));
+        }
+        let record = Record::SectionStarted {
+            section: name.clone(),
+            steps: steps.iter().map(|step| step.id.clone()).collect(),
+            assumed: steps.iter().flat_map(|step| step.before.iter().cloned()).collect(),
+        };
+        let permit = self.permit(steps, record).await.map_err(ended)?;
+        let began = Instant::now();
+        let database = fenced(steps).and_then(TargetId::scope).map(DatabaseName::from);
+        let moved = self.plan.primaries.iter().find(|moved| Some(&moved.database) == database.as_ref());
+        let mut section = Section {
+            steps,
+            permit: Arc::new(permit),
+            give_up: moved.map(|moved| began + moved.max_stall.0 / 2),
+            fenced_at: None,
+            phases: BTreeMap::new(),
+            untouched: BTreeSet::new(),
+            committed: false,
+        };
+        let result = match self.forward(&mut section).await {
+            Ok(()) => {
+                self.writes_resumed(&section);
+                Ok(())
+            }
+            Err((step, failure)) => Err(self.backward(&mut section, step, failure).await),
+        };
+        match (result, self.record_phases(&section).await) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Err(lost)) => Err(ended(lost)),
+            (Err(ended), Ok(())) => Err(ended),
+            // What a human must look at is not hidden by a store that failed as well.
+            (Err(Ended { trouble, .. }), Err(lost)) => Err(ended(worse(Some(trouble), lost))),
+        }
+    }
+
+    /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
+    async fn warm_up(&self, steps: &[Step]) {
+        let targets: BTreeSet<&TargetId> = steps
+            .iter()
+            .filter_map(|step| match &step.work {
+                Work::Act { target, .. } => Some(target),
+                _ => None,
+            })
+            .collect();
+        let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
+        let warming = targets.into_iter().map(|id| async move {
+            let Ok(target) = self.engine.target(id) else { return };
+            if let Ok(provider) = self.engine.registry.of(&target) {
+                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, deadline)).await;
+            }
+        });
+        futures_util::future::join_all(warming).await;
+    }
+
+    /// Every step as soon as those before it are done.
+    async fn forward(&self, section: &mut Section<'_>) -> Result<(), (StepId, NotDone)> {
+        let ids: BTreeSet<&StepId> = section.steps.iter().map(|step| &step.id).collect();
+        let mut done: BTreeSet<StepId> = BTreeSet::new();
+        let mut waiting: Vec<&Step> = section.steps.iter().collect();
+        let mut failure: Option<(StepId, NotDone)> = None;
+        let mut running = FuturesUnordered::new();
+        loop {
+            if failure.is_none() || section.committed {
+                let (ready, later): (Vec<&Step>, Vec<&Step>) = waiting
+                    .into_iter()
+                    .partition(|step| step.needs.iter().all(|need| !ids.contains(need) || done.contains(need)));
+                waiting = later;
+                for step in ready {
+                    if let Err(why) = self.enter(section, step).await {
+                        failure = Some((step.id.clone(), why));
+                        break;
+                    }
+                    let deadline = section.deadline(step);
+                    let (target, action) = match &step.work {
+                        Work::Act { target, action } => (target.clone(), section.bind(action)),
+                        _ => continue,
+                    };
+                    let step = section.bound(step);
+                    let permit = Arc::clone(&section.permit);
+                    // While clients wait and everything can still be undone, the time for the undo is not spent on looking again.
+                    let hurry = section.give_up.is_some() && !section.committed;
+                    let look = if hurry { Duration::ZERO } else { self.engine.timeout };
+                    running.push(async move {
+                        let began = Instant::now();
+                        let result = self.act(&step, &target, &action, &permit, deadline, look).await;
+                        (step, began.elapsed(), result)
+                    });
+                }
+            }
+            match running.next().await {
+                None => return failure.map_or(Ok(()), Err),
+                Some((step, took, Ok(facts))) => {
+                    if let Some(position) = fenced_at(&facts) {
+                        section.fenced_at = Some(position);
+                    }
+                    if let Some(phase) = section.phases.get_mut(&step.id) {
+                        phase.1 = Some(self.began.elapsed());
+                    }
+                    self.done(&step, took, "verified".to_owned());
+                    done.insert(step.id);
+                }
+                Some((step, took, Err(why))) => {
+                    self.failed_quietly(&step, took, &why);
+                    if why.acted == Acted::No {
+                        section.untouched.insert(step.id.clone());
+                    }
+                    failure.get_or_insert((step.id, why));
+                }
+            }
+        }
+    }
+
+    /// Notes that a step begins. Right before the point of no return the intent is made durable: the one durable write inside the stall.
+    async fn enter(&self, section: &mut Section<'_>, step: &Step) -> Result<(), NotDone> {
+        if section.give_up.is_some_and(|limit| !section.committed && Instant::now() >= limit) {
+            let why = "the time in which writers may wait is half used up, and the rest is needed to undo".to_owned();
+            return Err(NotDone { why, acted: Acted::No });
+        }
+        if step.point_of_no_return {
+            let intended = match &step.work {
+                Work::Act { action, .. } => Some(action.clone()),
+                _ => None,
+            };
+            let record = Record::StepStarted { step: step.id.clone(), assumed: step.before.clone(), intended };
+            if let Err(why) = self.journal.record(record).await {
+                return Err(NotDone { why: why.to_string(), acted: Acted::No });
+            }
+            if section.give_up.is_some_and(|limit| Instant::now() >= limit) {
+                let why = "recording the intent took too long: the rest of the time is needed to undo".to_owned();
+                return Err(NotDone { why, acted: Acted::No });
+            }
+            section.committed = true;
+        }
+        self.begin(step);
+        section.phases.insert(step.id.clone(), (self.began.elapsed(), None));
+        Ok(())
+    }
+
+    /// A step of a section failed: told at once, recorded after the section.
+    fn failed_quietly(&self, step: &Step, took: Duration, failure: &NotDone) {
+        let unknown = failure.acted == Acted::Unknown;
+        self.log().end_badly(&step.id, unknown, took);
+        let (title, why) = (step.title.clone(), failure.why.clone());
+        self.tell(Event::StepFailed { step: step.id.clone(), title, took, unknown, why });
+    }
+
+    /// After a successful switchover: how long writers waited.
+    fn writes_resumed(&self, section: &Section<'_>) {
+        let promoted = section.steps.iter().find(|step| step.point_of_no_return).and_then(acts_on);
+        self.stalled(section, promoted);
+    }
+
+    /// After an undone one.
+    pub(super) fn clients_go_on(&self, section: &Section<'_>) {
+        self.stalled(section, fenced(section.steps));
+    }
+
+    fn stalled(&self, section: &Section<'_>, primary: Option<&TargetId>) {
+        let begun = |verb: fn(&Action) -> bool| {
+            let of_verb = move |step: &&Step| matches!(&step.work, Work::Act { action, .. } if verb(action));
+            section.steps.iter().filter(of_verb).filter_map(|step| section.phases.get(&step.id))
+        };
+        let paused = begun(|action| matches!(action, Action::Pause { .. })).map(|phase| phase.0).min();
+        let resumed = begun(|action| matches!(action, Action::Redirect { .. })).filter_map(|phase| phase.1).max();
+        let fence = begun(|action| matches!(action, Action::Fence { .. })).map(|phase| phase.0).min();
+        let (Some(primary), Some(paused)) = (primary, paused) else { return };
+        let stall = resumed.unwrap_or_else(|| self.began.elapsed()).saturating_sub(paused);
+        let database = DatabaseName::from(primary.scope().unwrap_or_default());
+        self.log().stalled(&database, primary, stall, fence);
+        self.tell(Event::WritesResumed { database, primary: primary.clone(), write_stall: stall });
+    }
+
+    async fn record_phases(&self, section: &Section<'_>) -> Result<(), Trouble> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        for step in section.steps {
+            let Some((from, to)) = section.phases.get(&step.id) else { continue };
+            let outcome = format!("{:?}", self.log().outcome(&step.id)).to_lowercase();
+            let to_ms = millis(to.unwrap_or_else(|| self.began.elapsed()));
+            self.record(Record::Phase { step: step.id.clone(), from_ms: millis(*from), to_ms, outcome }).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Section<'_> {
+    /// The deadline of a step that begins now: before the point of no return the section's own is never exceeded.
+    fn deadline(&self, step: &Step) -> Instant {
+        let own = Instant::now() + step.deadline.0;
+        match self.give_up {
+            Some(limit) if !self.committed => own.min(limit),
+            _ => own,
+        }
+    }
+
+    /// The action with what only the run knows.
+    fn bind(&self, action: &Action) -> Action {
+        match action {
+            Action::CatchUp { behind, position: None } => {
+                Action::CatchUp { behind: behind.clone(), position: self.fenced_at }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// The step with what only the run knows.
+    fn bound(&self, step: &Step) -> Step {
+        let mut step = step.clone();
+        for assumption in &mut step.after {
+            if let Condition::AppliedBeyond { position } = &mut assumption.condition {
+                *position = position.or(self.fenced_at);
+            }
+        }
+        step
+    }
+}
+
+pub(super) fn acts_on(step: &Step) -> Option<&TargetId> {
+    match &step.work {
+        Work::Act { target, .. } => Some(target),
+        _ => None,
+    }
+}
+
+/// The member that a section fences: the old primary.
+pub(super) fn fenced(steps: &[Step]) -> Option<&TargetId> {
+    steps.iter().find(|step| matches!(&step.work, Work::Act { action: Action::Fence { .. }, .. })).and_then(acts_on)
+}
+
+fn fenced_at(facts: &[Facts]) -> Option<Position> {
+    facts.iter().filter_map(Facts::member).find(|member| member.role == Role::Fenced).map(|member| member.position)
+}

@@ -1,0 +1,248 @@
+//! One step: check what it assumes, record the intent durably, act, verify, record the outcome.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::run::{Run, Trouble};
+use crate::event::{Event, StepOutcome, WaitCause};
+use crate::journal::{Permit, Record, StoreError};
+use crate::model::{Action, Condition, Facts, TargetId};
+use crate::plan::{Assumption, Step, Work};
+use crate::provider::Outcome;
+
+/// How far an attempt came that ended badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acted {
+    /// Nothing was touched.
+    No,
+    /// It acted, and what should follow did not.
+    Yes,
+    /// It is not known whether it acted.
+    Unknown,
+}
+
+/// How an attempt to act ended badly.
+pub(super) struct NotDone {
+    /// Why, with the target.
+    pub(super) why: String,
+    /// How far it came.
+    pub(super) acted: Acted,
+}
+
+impl Run {
+    /// Carries out a step that belongs to no section.
+    pub(super) async fn step(self: &Arc<Self>, step: &Step) -> Result<(), Trouble> {
+        self.begin(step);
+        let began = Instant::now();
+        let result = match &step.work {
+            Work::Act { target, action } => self.act_alone(step, target, action).await,
+            Work::Gate { gate } => self.gate(step, gate).await,
+            Work::Wait { wait } => self.wait(step, wait).await,
+            Work::Verify => self.verify_only(step).await,
+            Work::Release { facility } => Ok(format!("holds of {facility} end with the run")),
+        };
+        match result {
+            Ok(verified) => {
+                self.record(Record::StepDone { step: step.id.clone(), verified: verified.clone() }).await?;
+                self.done(step, began.elapsed(), verified);
+                Ok(())
+            }
+            Err(trouble) => {
+                let (why, unknown) = match &trouble {
+                    Trouble::Stopped => ("it stopped with the run".to_owned(), false),
+                    Trouble::Held(_, why) | Trouble::Retreat(_, why) | Trouble::Failed(_, why) => (why.clone(), false),
+                    Trouble::Stuck(_, why) | Trouble::Store(why) => (why.clone(), true),
+                };
+                self.failed(step, began.elapsed(), &why, unknown).await;
+                Err(trouble)
+            }
+        }
+    }
+
+    async fn act_alone(self: &Arc<Self>, step: &Step, target: &TargetId, action: &Action) -> Result<String, Trouble> {
+        let failed = |why: String| Trouble::Failed(step.id.clone(), why);
+        if let Err(why) = self.check_before(std::slice::from_ref(step)).await {
+            // What a step should do may have been done already: by an earlier run, or by hand.
+            return match self.check_after(&step.after, Instant::now() + self.engine.timeout).await {
+                Ok(_) if !step.after.is_empty() => Ok("was so already".to_owned()),
+                _ => Err(failed(why)),
+            };
+        }
+        let intended = Some(action.clone());
+        let record = Record::StepStarted { step: step.id.clone(), assumed: step.before.clone(), intended };
+        let permit = self.permit(std::slice::from_ref(step), record).await?;
+        let deadline = Instant::now() + step.deadline.0;
+        match self.act(step, target, action, &permit, deadline, self.engine.timeout).await {
+            Ok(facts) => Ok(verified(step, &facts)),
+            Err(NotDone { why, acted: Acted::No }) => Err(failed(format!("{why}; nothing was touched by this step"))),
+            Err(NotDone { why, acted: Acted::Yes }) => Err(failed(why)),
+            Err(NotDone { why, acted: Acted::Unknown }) => {
+                Err(failed(format!("{why}; it is not known whether it acted")))
+            }
+        }
+    }
+
+    /// Leave to act, after the intent is durable.
+    pub(super) async fn permit(&self, steps: &[Step], record: Record) -> Result<Permit, Trouble> {
+        let ids: BTreeSet<_> = steps.iter().map(|step| step.id.clone()).collect();
+        self.journal.start(ids, record).await.map_err(lost)
+    }
+
+    /// Records durably; a store that fails ends the run.
+    pub(super) async fn record(&self, record: Record) -> Result<(), Trouble> {
+        self.journal.record(record).await.map_err(lost)
+    }
+
+    /// Acts and verifies. An unknown outcome is resolved by observing, at least for the time of a `look`, never by trying again blindly.
+    pub(super) async fn act(
+        &self,
+        step: &Step,
+        target: &TargetId,
+        action: &Action,
+        permit: &Permit,
+        deadline: Instant,
+        look: Duration,
+    ) -> Result<Vec<Facts>, NotDone> {
+        let not_done = |why: String, acted| NotDone { why: format!("{}: {why}", target.name()), acted };
+        self.log().touched();
+        let outcome = match self.apply(target, action, permit, deadline).await {
+            Ok(outcome) => outcome,
+            Err(why) => return Err(not_done(why, Acted::No)),
+        };
+        let verifying = Instant::now();
+        let verified = match outcome {
+            Outcome::NotApplied(why) => return Err(not_done(why.to_string(), Acted::No)),
+            Outcome::Applied => self.check_after(&step.after, deadline).await,
+            Outcome::Unknown(why) => {
+                let seen = self.check_after(&step.after, deadline.max(Instant::now() + look)).await;
+                match seen {
+                    Ok(facts) if !step.after.is_empty() => Ok(facts),
+                    Ok(_) => return Err(not_done(why.to_string(), Acted::Unknown)),
+                    Err(found) => return Err(not_done(format!("{why}; {found}"), Acted::Unknown)),
+                }
+            }
+        };
+        self.log().waited(&step.id, cause_of(action), verifying.elapsed());
+        verified.map_err(|why| NotDone { why, acted: Acted::Yes })
+    }
+
+    /// Hands an action to its provider, bounded a little beyond its deadline.
+    ///
+    /// # Errors
+    /// If the target or its provider is not known here: nothing was done.
+    pub(super) async fn apply(
+        &self,
+        id: &TargetId,
+        action: &Action,
+        permit: &Permit,
+        deadline: Instant,
+    ) -> Result<Outcome, String> {
+        let target = self.engine.target(id)?;
+        let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
+        let grace = Duration::from_millis(250);
+        match tokio::time::timeout_at(deadline + grace, provider.apply(&target, action, permit, deadline)).await {
+            Ok(outcome) => Ok(outcome),
+            Err(_) => Ok(Outcome::Unknown(crate::model::Unreachable::new(
+                "no end by the deadline",
+                format!("{} at {id}", action.verb()),
+            ))),
+        }
+    }
+
+    /// Checks what steps assume, all in parallel; right before acting.
+    pub(super) async fn check_before(&self, steps: &[Step]) -> Result<(), String> {
+        let deadline = Instant::now() + self.engine.timeout;
+        let before: Vec<Assumption> = steps.iter().flat_map(|step| step.before.iter().cloned()).collect();
+        self.check_after(&before, deadline).await.map(drop)
+    }
+
+    /// Verifies conditions, all in parallel; every one that does not hold is in the message.
+    pub(super) async fn check_after(&self, conditions: &[Assumption], deadline: Instant) -> Result<Vec<Facts>, String> {
+        let verified =
+            futures_util::future::join_all(conditions.iter().map(|one| self.engine.verify(one, deadline))).await;
+        let (mut facts, mut wrong) = (Vec::new(), Vec::new());
+        for result in verified {
+            match result {
+                Ok(found) => facts.push(found),
+                Err(why) => wrong.push(why),
+            }
+        }
+        if wrong.is_empty() { Ok(facts) } else { Err(wrong.join("; ")) }
+    }
+
+    async fn verify_only(&self, step: &Step) -> Result<String, Trouble> {
+        let deadline = Instant::now() + step.deadline.0;
+        match self.check_after(&step.after, deadline).await {
+            Ok(facts) => Ok(verified(step, &facts)),
+            Err(why) => Err(Trouble::Failed(step.id.clone(), why)),
+        }
+    }
+
+    /// Tells that a step begins.
+    pub(super) fn begin(&self, step: &Step) {
+        let opened = self.log().begin(step, self.began.elapsed());
+        if opened && let Some(stage) = self.plan.stages.get(step.stage) {
+            let steps = self.plan.steps.iter().filter(|other| other.stage == step.stage).count();
+            self.tell(Event::StageStarted { stage: step.stage, title: stage.title.clone(), steps });
+        }
+        self.tell(Event::StepStarted { step: step.id.clone(), title: step.title.clone(), expected: step.expected.0 });
+    }
+
+    /// Tells that a step was done.
+    pub(super) fn done(&self, step: &Step, took: Duration, verified: String) {
+        let closed = self.log().end(&step.id, StepOutcome::Done, took);
+        self.tell(Event::StepDone { step: step.id.clone(), title: step.title.clone(), took, verified });
+        if let (Some(took), Some(stage)) = (closed, self.plan.stages.get(step.stage)) {
+            self.tell(Event::StageEnded { stage: step.stage, title: stage.title.clone(), took });
+        }
+        self.redundant_again(step);
+    }
+
+    /// Tells and records that a step failed; that this cannot be recorded changes nothing any more.
+    pub(super) async fn failed(&self, step: &Step, took: Duration, why: &str, unknown: bool) {
+        let outcome = if unknown { StepOutcome::Unknown } else { StepOutcome::Failed };
+        self.log().end(&step.id, outcome, took);
+        let (id, title, text) = (step.id.clone(), step.title.clone(), why.to_owned());
+        self.tell(Event::StepFailed { step: id.clone(), title, took, unknown, why: text.clone() });
+        let record = Record::StepFailed { step: id, unknown, why: text };
+        if let Err(why) = self.journal.record(record).await {
+            self.tell(Event::Warning { text: why.to_string() });
+        }
+    }
+
+    /// The end of a database's window without redundancy: its new primary has all followers again.
+    fn redundant_again(&self, step: &Step) {
+        let redundant = |assumption: &Assumption| matches!(assumption.condition, Condition::Redundant { .. });
+        let Some(assumption) = step.after.iter().find(|assumption| redundant(assumption)) else { return };
+        let database = assumption.target.scope().unwrap_or_default().into();
+        if let Some(without) = self.log().redundant(&database, self.began.elapsed()) {
+            self.tell(Event::RedundancyRestored { database, without });
+        }
+    }
+}
+
+fn lost(why: StoreError) -> Trouble {
+    Trouble::Store(why.to_string())
+}
+
+fn cause_of(action: &Action) -> WaitCause {
+    match action {
+        Action::Rejoin { .. } | Action::CatchUp { .. } => WaitCause::Replication,
+        _ => WaitCause::Verification,
+    }
+}
+
+/// What the verification saw, as a fragment; the journal has the conditions themselves.
+fn verified(step: &Step, facts: &[Facts]) -> String {
+    match step.after.as_slice() {
+        [] => "answered".to_owned(),
+        [one] => match &one.condition {
+            Condition::Servers { .. } | Condition::Records { .. } | Condition::Native { .. } => "read back".to_owned(),
+            condition => format!("{} {}", one.target.name(), crate::model::text::condition(condition)),
+        },
+        several => format!("read back: {} conditions hold at {} targets", several.len(), facts.len()),
+    }
+}

@@ -1,0 +1,58 @@
+//! Taking a step back. An undo acts only where live equals what we set: the action carries it as `from`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::run::Run;
+use crate::event::{Event, StepOutcome};
+use crate::journal::{Permit, Record};
+use crate::plan::{Assumption, Step, Undo, Work};
+
+/// How long an undo of one step may take: a deadline of its own, so that an expired caller cannot cause half an undo.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+impl Run {
+    /// Takes one step back under a permit of its own.
+    pub(super) async fn take_back(&self, step: &Step) -> Result<(), String> {
+        let Undo::Act { action, .. } = &step.undo else { return Ok(()) };
+        let record = Record::UndoStarted { step: step.id.clone(), intended: action.clone() };
+        let permit = self.journal.start([step.id.clone()].into(), record).await.map_err(|why| why.to_string())?;
+        let undone = self.undo(step, &permit).await;
+        let record = match &undone {
+            Ok(()) => Record::UndoDone { step: step.id.clone() },
+            Err(why) => Record::UndoFailed { step: step.id.clone(), why: why.clone() },
+        };
+        self.journal.record(record).await.map_err(|why| why.to_string())?;
+        undone
+    }
+
+    /// Takes one step back under a permit that covers it. What the target answers matters less than what it is afterwards.
+    pub(super) async fn undo(&self, step: &Step, permit: &Permit) -> Result<(), String> {
+        let (Undo::Act { action, after }, Work::Act { target, .. }) = (&step.undo, &step.work) else { return Ok(()) };
+        self.tell(Event::UndoStarted { step: step.id.clone(), title: step.title.clone() });
+        let began = Instant::now();
+        let deadline = began + DEADLINE;
+        let outcome = self.apply(target, action, permit, deadline).await;
+        let demanded = Assumption { target: target.clone(), condition: after.clone() };
+        let result = match self.engine.verify(&demanded, deadline).await {
+            Ok(_) => Ok(()),
+            Err(why) => Err(match outcome {
+                Ok(outcome) => format!("{why} (the undo was answered by {outcome:?})"),
+                Err(cause) => format!("{why} ({cause})"),
+            }),
+        };
+        let (id, title, took) = (step.id.clone(), step.title.clone(), began.elapsed());
+        match &result {
+            Ok(()) => {
+                self.log().undone(&id, StepOutcome::Undone);
+                self.tell(Event::UndoDone { step: id, title, took });
+            }
+            Err(why) => {
+                self.log().undone(&id, StepOutcome::UndoFailed);
+                self.tell(Event::UndoFailed { step: id, title, why: why.clone() });
+            }
+        }
+        result
+    }
+}

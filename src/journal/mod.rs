@@ -1,0 +1,226 @@
+//! What was done, durably and before it is done; and the permits without which nothing can be done.
+//!
+//! May use `model` and `plan`. Must not know how records are stored: that is behind [`Store`].
+
+mod record;
+
+pub use record::{Entry, Hold, Record, RunEnd, RunId, RunSummary};
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+
+pub use crate::plan::HoldKind;
+use crate::plan::StepId;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be read or written.
+    #[error("the run store at {place} failed while {doing}: {source}")]
+    Failed {
+        /// Where the store is.
+        place: String,
+        /// What was tried.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Somebody else holds the lock.
+    #[error("locked by {holder} since {since}: run {run}")]
+    Locked {
+        /// `user@host pid N`.
+        holder: String,
+        /// When the lock was taken.
+        since: jiff::Timestamp,
+        /// Its run.
+        run: RunId,
+    },
+    /// The lock was lost: expired or taken by somebody with a newer token.
+    #[error("the lock of run {run} was lost: it expired or was taken over")]
+    LeaseLost {
+        /// The run that held it.
+        run: RunId,
+    },
+    /// The plan was applied before.
+    #[error("this plan was used by run {run} already: a plan is applied once; make a new one with `handover plan`")]
+    PlanUsed {
+        /// The run that used it.
+        run: RunId,
+    },
+}
+
+/// A lease on a topology: one run at a time, with a token that rises with every holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The run that holds it.
+    pub run: RunId,
+    /// Larger than every token before it.
+    pub token: u64,
+}
+
+/// Where runs, records, holds and the lock are kept.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Takes the lock for a new run and makes its first record, durably, in one transaction; the record's holds are made with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while another run holds a lease that has not expired; [`StoreError::PlanUsed`] if a run with the same
+    /// plan digest exists.
+    async fn begin(&self, run: &RunId, holder: &str, entry: &Entry) -> Result<Lease, StoreError>;
+
+    /// Would a run of this plan begin now? Takes nothing: [`Store::begin`] asks again.
+    ///
+    /// # Errors
+    /// Those that [`Store::begin`] would end with.
+    async fn may_begin(&self, plan_digest: &str, now: jiff::Timestamp) -> Result<(), StoreError>;
+
+    /// Appends a record, durably, if the lease still holds.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if it does not.
+    async fn append(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError>;
+
+    /// Prolongs the lease from `now` on. Every append does so too, from its entry's time on.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if it was taken over.
+    async fn renew(&self, lease: &Lease, now: jiff::Timestamp) -> Result<(), StoreError>;
+
+    /// Makes the run's last record, applies what it says of holds, and gives the lock back, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if the lock was taken over.
+    async fn end(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError>;
+
+    /// The holds in force, oldest first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError>;
+
+    /// All runs, newest first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    async fn runs(&self) -> Result<Vec<RunSummary>, StoreError>;
+
+    /// The records of a run in their order.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    async fn records(&self, run: &RunId) -> Result<Vec<Entry>, StoreError>;
+}
+
+/// Leave to act for one step, or for the steps of one section. Only [`Journal::start`] makes one, after the intent was recorded
+/// durably under a lease that still held: an action that is not journalled does not compile (`docs/safety.md` S4).
+///
+/// ```compile_fail,E0451
+/// use handover::journal::{Permit, RunId};
+/// let permit = Permit { run: RunId("none".into()), token: 1, steps: Default::default() };
+/// ```
+#[derive(Debug)]
+pub struct Permit {
+    run: RunId,
+    token: u64,
+    steps: BTreeSet<StepId>,
+}
+
+impl Permit {
+    /// The run it belongs to.
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// The lease's token: providers that can, send it along.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// True if it covers this step.
+    pub fn covers(&self, step: &StepId) -> bool {
+        self.steps.contains(step)
+    }
+}
+
+/// A moment as the journal records it; the caller's clock makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Wall-clock time.
+    pub at: jiff::Timestamp,
+    /// Time since the run began, by the monotonic clock.
+    pub elapsed: std::time::Duration,
+}
+
+/// The journal of one run.
+pub struct Journal {
+    store: Arc<dyn Store>,
+    lease: Lease,
+    sequence: AtomicU64,
+    now: Box<dyn Fn() -> Moment + Send + Sync>,
+}
+
+impl Journal {
+    /// Begins a run: takes the lock and makes the first record.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin(
+        store: Arc<dyn Store>,
+        run: RunId,
+        holder: &str,
+        first: Record,
+        now: impl Fn() -> Moment + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
+        let lease = store.begin(&run, holder, &entry(0, now(), first)).await?;
+        Ok(Self { store, lease, sequence: AtomicU64::new(1), now: Box::new(now) })
+    }
+
+    /// The run.
+    pub fn run(&self) -> &RunId {
+        &self.lease.run
+    }
+
+    /// Records that steps begin and gives leave to carry them out.
+    ///
+    /// # Errors
+    /// As [`Store::append`]; nothing may be done then.
+    pub async fn start(&self, steps: BTreeSet<StepId>, record: Record) -> Result<Permit, StoreError> {
+        self.record(record).await?;
+        Ok(Permit { run: self.lease.run.clone(), token: self.lease.token, steps })
+    }
+
+    /// Records what happened.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub async fn record(&self, record: Record) -> Result<(), StoreError> {
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst);
+        self.store.append(&self.lease, &entry(sequence, (self.now)(), record)).await
+    }
+
+    /// Prolongs the lease.
+    ///
+    /// # Errors
+    /// As [`Store::renew`].
+    pub async fn renew(&self) -> Result<(), StoreError> {
+        self.store.renew(&self.lease, (self.now)().at).await
+    }
+
+    /// Ends the run and gives the lock back.
+    ///
+    /// # Errors
+    /// As [`Store::end`].
+    pub async fn end(&self, record: Record) -> Result<(), StoreError> {
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst);
+        self.store.end(&self.lease, &entry(sequence, (self.now)(), record)).await
+    }
+}
+
+fn entry(sequence: u64, now: Moment, record: Record) -> Entry {
+    let elapsed_ms = u64::try_from(now.elapsed.as_millis()).unwrap_or(u64::MAX);
+    Entry { sequence, at: now.at, elapsed_ms, record }
+}

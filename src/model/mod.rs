@@ -1,0 +1,25 @@
+//! The nouns: facilities, services, databases, targets; what was observed of them; what can be done to them.
+//!
+//! May use nothing of this crate. Must not know a protocol, a clock, a file or a socket.
+
+pub mod action;
+pub mod compact;
+pub mod declared;
+pub mod facts;
+pub mod judge;
+pub mod name;
+pub mod position;
+pub mod quantity;
+pub mod settings;
+pub mod span;
+pub mod text;
+
+pub use action::{Action, Condition, FromTo, Peer, Scope};
+pub use declared::*;
+pub use facts::*;
+pub use judge::Mismatch;
+pub use name::*;
+pub use position::{Lineage, Position};
+pub use quantity::{Percent, QuantityError, Rate, Span};
+pub use settings::{Setting, SettingValue, Settings};
+pub use span::Place;

@@ -1,0 +1,192 @@
+//! Typed names: a facility's name cannot be passed where a database's is expected.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Makes a name from its text as written in the topology.
+            pub fn new(text: impl AsRef<str>) -> Self {
+                Self(Arc::from(text.as_ref()))
+            }
+
+            /// The text of the name.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A data centre.
+    FacilityName;
+    /// What users reach by one hostname.
+    ServiceName;
+    /// A replicated cluster.
+    DatabaseName;
+    /// A DNS zone, in lower case without the final dot.
+    ZoneName;
+    /// A machine on which commands run.
+    HostName;
+    /// A cron job or queue worker.
+    JobName;
+    /// A provider, such as `rfc2136`.
+    ProviderName;
+    /// A server as its proxies call it, a database as its poolers call it, and other names that belong to a target.
+    ForeignName;
+}
+
+/// What kind of thing a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// An authoritative DNS server for one zone.
+    NameServer,
+    /// A load-balancing proxy.
+    Proxy,
+    /// An application server for one service.
+    Server,
+    /// A database server.
+    Member,
+    /// A connection pooler in front of databases.
+    Pooler,
+    /// A job that writes to databases.
+    Job,
+}
+
+impl TargetKind {
+    /// The word that begins a [`TargetId`].
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NameServer => "dns",
+            Self::Proxy => "proxy",
+            Self::Server => "app",
+            Self::Member => "member",
+            Self::Pooler => "pooler",
+            Self::Job => "job",
+        }
+    }
+}
+
+/// The identity of a target: `kind/scope/name` or `kind/name`, such as `dns/clickbank.example/west-ns1`, `proxy/west-lb1`
+/// or `member/accounts/west-pg1`. It appears in plans and journals, so its form is stable.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TargetId(Arc<str>);
+
+impl TargetId {
+    /// The authoritative server `name` of `zone`.
+    pub fn name_server(zone: &ZoneName, name: &str) -> Self {
+        Self::make(TargetKind::NameServer, Some(zone.as_str()), name)
+    }
+
+    /// The proxy `name`.
+    pub fn proxy(name: &str) -> Self {
+        Self::make(TargetKind::Proxy, None, name)
+    }
+
+    /// The application server `name` of `service`.
+    pub fn server(service: &ServiceName, name: &str) -> Self {
+        Self::make(TargetKind::Server, Some(service.as_str()), name)
+    }
+
+    /// The member `name` of `database`.
+    pub fn member(database: &DatabaseName, name: &str) -> Self {
+        Self::make(TargetKind::Member, Some(database.as_str()), name)
+    }
+
+    /// The pooler `name`.
+    pub fn pooler(name: &str) -> Self {
+        Self::make(TargetKind::Pooler, None, name)
+    }
+
+    /// The job `name`.
+    pub fn job(name: &JobName) -> Self {
+        Self::make(TargetKind::Job, None, name.as_str())
+    }
+
+    fn make(kind: TargetKind, scope: Option<&str>, name: &str) -> Self {
+        let word = kind.word();
+        Self(match scope {
+            Some(scope) => format!("{word}/{scope}/{name}").into(),
+            None => format!("{word}/{name}").into(),
+        })
+    }
+
+    /// The whole identity.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The target's own name, without kind and scope: what operators call it.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The zone, service or database that the target belongs to, where it has one.
+    pub fn scope(&self) -> Option<&str> {
+        let mut parts = self.0.splitn(3, '/');
+        let (_, scope, name) = (parts.next(), parts.next(), parts.next());
+        name.and(scope)
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_ids_take_apart_what_they_were_made_from() {
+        let id = TargetId::member(&"accounts".into(), "west-pg1");
+        assert_eq!(id.as_str(), "member/accounts/west-pg1");
+        assert_eq!((id.name(), id.scope()), ("west-pg1", Some("accounts")));
+        let id = TargetId::proxy("west-lb1");
+        assert_eq!((id.name(), id.scope()), ("west-lb1", None));
+    }
+}

@@ -1,0 +1,478 @@
+//! The difference between what is and what should be: the only diff there is. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::desired::{Desired, OutBecause, Refusal};
+use super::live::{self, backend_of};
+use super::weights::{Participant, effective};
+use crate::model::{
+    Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
+    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
+};
+use crate::topology::Topology;
+
+/// Record sets that differ at one server that can be changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordsChange {
+    /// The zone.
+    pub zone: ZoneName,
+    /// The server.
+    pub server: TargetId,
+    /// The record sets.
+    pub sets: BTreeMap<RecordKey, FromTo<Option<RecordSet>>>,
+}
+
+/// A service whose share differs at one proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShareChange {
+    /// The proxy.
+    pub proxy: TargetId,
+    /// The service.
+    pub service: ServiceName,
+    /// Its backend there.
+    pub backend: ForeignName,
+    /// Its servers.
+    pub participants: BTreeMap<ForeignName, Participant>,
+    /// How they are set now.
+    pub settings: BTreeMap<ForeignName, ServerSetting>,
+    /// Shares now and wanted.
+    pub shares: FromTo<BTreeMap<FacilityName, Percent>>,
+    /// The servers' admission that is wanted.
+    pub admissions: BTreeMap<ForeignName, Admission>,
+    /// The proxy's largest weight.
+    pub max_weight: u32,
+}
+
+/// A database whose primary is not where it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PrimaryChange {
+    /// The database.
+    pub database: DatabaseName,
+    /// The present primary.
+    pub from: Peer,
+    /// Its history.
+    pub lineage: Lineage,
+    /// The candidate.
+    pub to: Peer,
+}
+
+/// A job that does not run though it should, or the other way round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobChange {
+    /// The job.
+    pub job: JobName,
+    /// It.
+    pub target: TargetId,
+    /// True if it should run.
+    pub run: bool,
+}
+
+/// A pooler that leads elsewhere than to the primary, which stays where it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteChange {
+    /// The pooler.
+    pub pooler: TargetId,
+    /// Its name for the database.
+    pub database: ForeignName,
+    /// What is written in its configuration, and what should be.
+    pub written: FromTo<String>,
+    /// What is loaded, and what should be.
+    pub loaded: FromTo<String>,
+}
+
+/// A database whose primary stays where it is and lacks followers, as after a switchover that was cut short.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FollowChange {
+    /// The database.
+    pub database: DatabaseName,
+    /// Its primary.
+    pub primary: Peer,
+    /// The members that do not follow it and can.
+    pub members: BTreeSet<TargetId>,
+    /// The names that commits wait for, now and wanted.
+    pub synchronous: FromTo<String>,
+}
+
+/// All differences.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Of DNS.
+    pub records: Vec<RecordsChange>,
+    /// Of proxies.
+    pub shares: Vec<ShareChange>,
+    /// Of databases.
+    pub primaries: Vec<PrimaryChange>,
+    /// Of jobs.
+    pub jobs: Vec<JobChange>,
+    /// Of poolers.
+    pub routes: Vec<RouteChange>,
+    /// Of replication.
+    pub follows: Vec<FollowChange>,
+    /// Targets that did not answer and need not: of facilities that are out.
+    pub silent: Vec<String>,
+}
+
+impl Changes {
+    /// True if nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+            && self.shares.is_empty()
+            && self.primaries.is_empty()
+            && self.jobs.is_empty()
+            && self.routes.is_empty()
+            && self.follows.is_empty()
+    }
+
+    /// One line for each thing that differs, sorted, for `status`.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for change in &self.records {
+            for (key, set) in &change.sets {
+                lines.push(format!(
+                    "{key} at {} is {}, should be {}",
+                    change.server.name(),
+                    crate::model::text::record_set(set.from.as_ref()),
+                    crate::model::text::record_set(set.to.as_ref())
+                ));
+            }
+        }
+        for change in &self.shares {
+            lines.push(format!(
+                "share of {} at {} is {}, should be {}",
+                change.service,
+                change.proxy.name(),
+                shares_text(&change.shares.from),
+                shares_text(&change.shares.to)
+            ));
+        }
+        for change in &self.primaries {
+            lines.push(format!(
+                "primary of {} is {}, should be {}",
+                change.database,
+                change.from.member.name(),
+                change.to.member.name()
+            ));
+        }
+        for change in &self.jobs {
+            let (is, should) = if change.run { ("does not run", "should") } else { ("runs", "should not") };
+            lines.push(format!("job {} {is}, {should}", change.job));
+        }
+        for change in &self.routes {
+            lines.push(format!(
+                "route of {} at {} is {}, should be {}",
+                change.database,
+                change.pooler.name(),
+                change.loaded.from,
+                change.loaded.to
+            ));
+        }
+        for change in &self.follows {
+            let (database, primary) = (&change.database, change.primary.member.name());
+            for member in &change.members {
+                lines.push(format!("{} of {database} does not follow {primary}", member.name()));
+            }
+            if change.synchronous.from != change.synchronous.to {
+                lines.push(format!("commits of {database} wait for nobody, should wait for {}", change.synchronous.to));
+            }
+        }
+        lines.sort();
+        lines
+    }
+}
+
+/// `west 45%, east 55%`.
+pub fn shares_text(shares: &BTreeMap<FacilityName, Percent>) -> String {
+    let shares: Vec<String> = shares.iter().map(|(facility, share)| format!("{facility} {share}")).collect();
+    shares.join(", ")
+}
+
+/// How far a proxy's share may be off before it counts as different: weights are whole numbers.
+const SHARE_TOLERANCE: Percent = Percent::ONE;
+
+/// Compares. A target that did not answer is a refusal, never taken for absent.
+///
+/// # Errors
+/// Everything that could not be compared.
+pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Vec<Refusal>) {
+    let mut diff = Diff { topology, desired, live, changes: Changes::default(), refusals: Vec::new() };
+    diff.unreachable();
+    diff.records();
+    diff.shares();
+    diff.databases();
+    diff.jobs();
+    diff.refusals.sort();
+    diff.refusals.dedup();
+    (diff.changes, diff.refusals)
+}
+
+struct Diff<'a> {
+    topology: &'a Topology,
+    desired: &'a Desired,
+    live: &'a Live,
+    changes: Changes,
+    refusals: Vec<Refusal>,
+}
+
+impl Diff<'_> {
+    fn refuse(&mut self, what: String, advice: impl Into<String>) {
+        self.refusals.push(Refusal::new(what, advice));
+    }
+
+    fn unreachable(&mut self) {
+        for target in self.topology.targets() {
+            let Err(why) = live::facts(self.live, &target.id) else { continue };
+            let spared = match (target.kind, self.desired.out.get(&target.facility)) {
+                // Capacity counts only servers that are healthy.
+                (TargetKind::Server, _) => true,
+                // It may run, and write to a database that moves.
+                (TargetKind::Job, out) => !matches!(out, None | Some(OutBecause::Flag)),
+                // What is out, or on its way out, may be dead: that may be why. Switchovers have their own preflight.
+                (_, out) => out.is_some(),
+            };
+            if spared {
+                self.changes.silent.push(format!("{} does not answer and is left alone: {why}", target.id));
+            } else {
+                self.refusals.push(Refusal::new(
+                    format!("no answer from {}: {why}", target.id),
+                    "planned work needs every target to answer: repair it, or correct its entry in the topology",
+                ));
+            }
+        }
+    }
+
+    fn records(&mut self) {
+        for zone in self.topology.zones.values() {
+            let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
+            for server in zone.servers.values().filter(|server| server.updates) {
+                let Some(facts) = live::name_server(self.live, &server.target.id) else { continue };
+                if let Some(why) = &facts.rejects_key {
+                    let what = format!("{} does not accept our key: {}", server.target.id.name(), why.why);
+                    let advice =
+                        why.advice.clone().unwrap_or_else(|| "compare key, algorithm, secret and clock".to_owned());
+                    self.refusals.push(Refusal::new(what, advice));
+                    continue;
+                }
+                let sets: BTreeMap<_, _> = wanted
+                    .iter()
+                    .filter_map(|(key, to)| {
+                        let from = facts.sets.get(key)?;
+                        (from != to).then(|| (key.clone(), FromTo { from: from.clone(), to: to.clone() }))
+                    })
+                    .collect();
+                if !sets.is_empty() {
+                    let server = server.target.id.clone();
+                    self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });
+                }
+            }
+        }
+    }
+
+    fn shares(&mut self) {
+        for proxy in self.topology.proxies.values() {
+            let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
+            for service in self.topology.services.values() {
+                let (name, backend) = (proxy.target.id.name(), backend_of(proxy, service));
+                let Some(Some(found)) = facts.backends.get(backend) else {
+                    self.refuse(
+                        format!("{name} has no backend {backend} for {}", service.name),
+                        format!("name it under `proxies.{name}.backends`, or configure it at the proxy"),
+                    );
+                    continue;
+                };
+                let participants = live::participants(service);
+                let missing: Vec<&ForeignName> =
+                    participants.keys().filter(|server| !found.servers.contains_key(*server)).collect();
+                if !missing.is_empty() {
+                    self.refuse(
+                        format!("backend {backend} of {name} lacks {}", crate::model::text::list(missing)),
+                        "every proxy lists the servers of all facilities: add them there, under the names of the topology",
+                    );
+                    continue;
+                }
+                let settings: BTreeMap<ForeignName, ServerSetting> = found
+                    .servers
+                    .iter()
+                    .filter(|(server, _)| participants.contains_key(*server))
+                    .map(|(server, facts)| (server.clone(), facts.setting))
+                    .collect();
+                let admissions: BTreeMap<ForeignName, Admission> = participants
+                    .iter()
+                    .map(|(server, participant)| {
+                        let serves = self.desired.serving.contains(&participant.facility);
+                        (server.clone(), if serves { Admission::Ready } else { Admission::Maint })
+                    })
+                    .collect();
+                let Some(to) = self.desired.shares.get(&service.name) else { continue };
+                let from = effective(&participants, &settings);
+                let off = to.iter().any(|(facility, share)| {
+                    from.get(facility).copied().unwrap_or_default().distance(*share) > SHARE_TOLERANCE
+                });
+                let differs = settings
+                    .iter()
+                    .any(|(server, setting)| admissions.get(server).is_some_and(|wanted| *wanted != setting.admission));
+                if (off || differs) && !facts.writable {
+                    self.refuse(
+                        format!("the runtime API of {name} lets us look, not change anything"),
+                        "add `level admin` to its `stats socket` line and reload it",
+                    );
+                    break;
+                }
+                if off || differs {
+                    self.changes.shares.push(ShareChange {
+                        proxy: proxy.target.id.clone(),
+                        service: service.name.clone(),
+                        backend: backend.clone(),
+                        participants,
+                        settings,
+                        shares: FromTo { from, to: to.clone() },
+                        admissions,
+                        max_weight: facts.capabilities.max_weight,
+                    });
+                }
+            }
+        }
+    }
+
+    fn databases(&mut self) {
+        for database in self.topology.databases.values() {
+            let name = &database.name;
+            let answered = database.members.values().all(|m| live::member(self.live, &m.target.id).is_some());
+            let found = live::primaries(database, self.live);
+            let primary = match found.as_slice() {
+                [one] => (*one).clone(),
+                [] if !answered => continue,
+                [] => {
+                    self.refuse(
+                        format!("no member of {name} is primary"),
+                        "look at its members' logs; promote one by hand only if you are sure that no other takes writes",
+                    );
+                    continue;
+                }
+                several => {
+                    let names: Vec<&str> = several.iter().map(|id| id.name()).collect();
+                    self.refuse(
+                        format!("{name} has several primaries: {}", crate::model::text::list(names)),
+                        "stop the one with fewer or older writes at once; its writes must be compared by hand",
+                    );
+                    continue;
+                }
+            };
+            let peer = |id: &TargetId| {
+                let member = database.members.get(id.name())?;
+                Some(Peer { member: id.clone(), address: member.target.address.clone() })
+            };
+            let (Some(from), Some(facts)) = (peer(&primary), live::member(self.live, &primary)) else { continue };
+            let wish = self.desired.primaries.get(name).map(Vec::as_slice).unwrap_or_default();
+            if wish.is_empty() {
+                self.refuse(
+                    format!(
+                        "no member of {name} may be primary: all are in facilities that are out, or have priority 0"
+                    ),
+                    "restore a facility that holds one, or give one a priority",
+                );
+            } else if wish.contains(&primary) {
+                self.routes(database, &from);
+                self.follows(database, &from, facts);
+            } else {
+                match super::candidate::choose(database, wish, &facts.lineage, self.live) {
+                    Ok(to) => {
+                        if let Some(to) = peer(&to) {
+                            let lineage = facts.lineage.clone();
+                            self.changes.primaries.push(PrimaryChange { database: name.clone(), from, lineage, to });
+                        }
+                    }
+                    Err(why) => {
+                        self.refuse(format!("no member of {name} can take over: {why}"), "repair replication first")
+                    }
+                }
+            }
+        }
+    }
+
+    fn routes(&mut self, database: &crate::model::Database, primary: &Peer) {
+        let Route::PoolerDatabase(entry) = &database.route else { return };
+        for name in &database.poolers {
+            let Some(pooler) = self.topology.poolers.get(name) else { continue };
+            let Some(pool) = live::pool(self.live, &pooler.target.id, entry) else { continue };
+            let written = pool.written_route.as_ref().unwrap_or(&pool.route);
+            if pool.route != primary.address || *written != primary.address {
+                let change = |from: &String| FromTo { from: from.clone(), to: primary.address.clone() };
+                self.changes.routes.push(RouteChange {
+                    pooler: pooler.target.id.clone(),
+                    database: entry.clone(),
+                    written: change(written),
+                    loaded: change(&pool.route),
+                });
+            }
+        }
+    }
+
+    /// Members that stand aside, and commits that wait for nobody though they should.
+    fn follows(&mut self, database: &crate::model::Database, primary: &Peer, facts: &MemberFacts) {
+        let known = |address: &String| database.members.values().any(|member| member.target.address == *address);
+        let aside = |facts: &MemberFacts| match (facts.role, &facts.receives_from) {
+            (Role::Fenced, _) => true,
+            // A replica may follow another replica.
+            (Role::Replica, from) => !from.as_ref().is_some_and(known),
+            _ => false,
+        };
+        let members: BTreeSet<TargetId> = database
+            .members
+            .values()
+            .map(|member| &member.target.id)
+            .filter(|id| live::member(self.live, id).is_some_and(aside))
+            .cloned()
+            .collect();
+        let from = facts.synchronous_names.clone();
+        let others: Vec<&str> =
+            database.members.keys().map(String::as_str).filter(|name| *name != primary.member.name()).collect();
+        let missing = database.mode == ReplicationMode::Synchronous && from.is_empty() && !others.is_empty();
+        let to = if missing { format!("FIRST 1 (\"{}\")", others.join("\", \"")) } else { from.clone() };
+        if missing || !members.is_empty() {
+            let synchronous = FromTo { from, to };
+            let (database, primary) = (database.name.clone(), primary.clone());
+            self.changes.follows.push(FollowChange { database, primary, members, synchronous });
+        }
+        for member in database.members.values() {
+            if live::member(self.live, &member.target.id).is_some_and(|facts| facts.role == Role::Stopped) {
+                let name = member.target.id.name();
+                self.changes
+                    .silent
+                    .push(format!("{name} is stopped and did not end cleanly: rebuild it before it may follow"));
+            }
+        }
+    }
+
+    fn jobs(&mut self) {
+        for job in self.topology.jobs.values() {
+            let Ok(Some(facts)) = live::facts(self.live, &job.target.id).map(crate::model::Facts::job) else {
+                continue;
+            };
+            let run = self.desired.jobs.get(&job.name).copied().unwrap_or(facts.running);
+            if facts.running != run {
+                self.changes.jobs.push(JobChange { job: job.name.clone(), target: job.target.id.clone(), run });
+            }
+        }
+    }
+}
+
+/// The facilities whose servers gain or lose admission by these changes: (entering, leaving).
+pub fn movements(changes: &Changes) -> (BTreeSet<FacilityName>, BTreeSet<FacilityName>) {
+    let (mut entering, mut leaving) = (BTreeSet::new(), BTreeSet::new());
+    for change in &changes.shares {
+        for (server, participant) in &change.participants {
+            let Some(now) = change.settings.get(server) else { continue };
+            match (now.admission, change.admissions.get(server)) {
+                (Admission::Drain | Admission::Maint, Some(Admission::Ready)) => {
+                    entering.insert(participant.facility.clone());
+                }
+                // One that is drained already still has sessions to end, and is to rest.
+                (Admission::Ready | Admission::Drain, Some(Admission::Maint)) => {
+                    leaving.insert(participant.facility.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+    (entering, leaving)
+}

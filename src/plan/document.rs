@@ -1,0 +1,206 @@
+//! The plan as an artefact: what is saved, reviewed in a pull request, and applied exactly as it stands.
+//!
+//! The file is YAML. Its format is versioned by [`FORMAT`]; actions and conditions are stored in the model's own serde form, so a
+//! change of those is a change of the format and needs an ADR.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::step::{Assumption, Stage, Step, StepId};
+use crate::model::{DatabaseName, FacilityName, Span, TargetId};
+
+/// Version of the plan file that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// What the command line overrides for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Facilities to take out of service.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub drain: BTreeSet<FacilityName>,
+    /// Facilities to bring back.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub restore: BTreeSet<FacilityName>,
+    /// With a restore: bring the primaries back as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failback: bool,
+    /// Why, in the operator's words; kept with the holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When somebody should look at the holds again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review_by: Option<Timestamp>,
+}
+
+impl Intent {
+    /// In the operator's words: `drain west`, `restore west with its primaries`, `what the topology says`.
+    pub fn title(&self) -> String {
+        let mut parts: Vec<String> = self.drain.iter().map(|facility| format!("drain {facility}")).collect();
+        let back = if self.failback { " with its primaries" } else { "" };
+        parts.extend(self.restore.iter().map(|facility| format!("restore {facility}{back}")));
+        if parts.is_empty() { "what the topology says".to_owned() } else { parts.join(", ") }
+    }
+}
+
+/// The topology that a plan was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyRef {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its bytes.
+    pub digest: String,
+}
+
+/// A database whose primary moves: what its clients will notice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimaryMove {
+    /// The database.
+    pub database: DatabaseName,
+    /// The old primary.
+    pub from: TargetId,
+    /// The new one.
+    pub to: TargetId,
+    /// How long writers should wait.
+    pub expected_stall: Span,
+    /// How long they wait at most before everything is undone.
+    pub max_stall: Span,
+}
+
+/// What stays as an operator left it until somebody releases it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "hold", rename_all = "snake_case")]
+pub enum HoldKind {
+    /// This facility stays drained until it is restored.
+    Drained {
+        /// The facility.
+        facility: FacilityName,
+    },
+    /// This database keeps its primary until a restore with `--failback`.
+    Primary {
+        /// The database.
+        database: DatabaseName,
+        /// The member that keeps it.
+        member: TargetId,
+        /// The facility whose drain moved it.
+        away_from: FacilityName,
+    },
+}
+
+/// A plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the format.
+    pub format: u32,
+    /// Its identity: `20261123-0615-drain-west`.
+    pub id: String,
+    /// What it is for.
+    pub intent: Intent,
+    /// What it was made from.
+    pub topology: TopologyRef,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it is no longer valid.
+    pub expires: Timestamp,
+    /// What an operator should know before agreeing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// How long it should take, soaks and waits included.
+    pub expected: Span,
+    /// Databases whose primaries move.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub primaries: Vec<PrimaryMove>,
+    /// Holds that it makes with its first record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<HoldKind>,
+    /// Holds that it releases with its last one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub releases: Vec<HoldKind>,
+    /// Identity facts that it relies on: if one differs when it is applied, it is stale.
+    pub facts: Vec<Assumption>,
+    /// Headings of its parts.
+    pub stages: Vec<Stage>,
+    /// Its steps, each after all that it needs.
+    pub steps: Vec<Step>,
+}
+
+/// Why a file is no plan that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// It is not YAML of the right shape.
+    #[error("it is not a plan, or was cut short or edited")]
+    Malformed(#[from] serde_yaml::Error),
+    /// It was made by a newer version.
+    #[error(
+        "it has format {found}, made by a newer handover; this one reads up to {FORMAT}: upgrade handover, or make the plan again"
+    )]
+    Newer {
+        /// Its version.
+        found: u32,
+    },
+    /// Its steps contradict each other.
+    #[error("it was edited: {0}")]
+    Inconsistent(String),
+}
+
+impl Plan {
+    /// The file's text: the same plan gives the same bytes.
+    ///
+    /// # Errors
+    /// If a value has no YAML form; none of ours is without.
+    pub fn to_yaml(&self) -> Result<String, DocumentError> {
+        let head = format!(
+            "# A plan of handover: {}. Read it with `handover show`, carry it out with `handover apply`.\n\
+             # What it says is checked again before it is applied; an edited plan is another plan.\n",
+            self.intent.title()
+        );
+        Ok(head + &serde_yaml::to_string(self)?)
+    }
+
+    /// Reads a plan file.
+    ///
+    /// # Errors
+    /// If it is no plan, was made by a newer version, or its steps contradict each other.
+    pub fn from_yaml(text: &str) -> Result<Self, DocumentError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } = serde_yaml::from_str(text)?;
+        if format > FORMAT {
+            return Err(DocumentError::Newer { found: format });
+        }
+        let plan: Self = serde_yaml::from_str(text)?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// A step by its identity.
+    pub fn step(&self, id: &StepId) -> Option<&Step> {
+        self.steps.iter().find(|step| step.id == *id)
+    }
+
+    fn check(&self) -> Result<(), DocumentError> {
+        let inconsistent = |why: String| Err(DocumentError::Inconsistent(why));
+        let mut seen = BTreeSet::new();
+        for step in &self.steps {
+            if let Some(missing) = step.needs.iter().find(|need| !seen.contains(*need)) {
+                return inconsistent(format!("step {} needs {missing}, which does not come before it", step.id));
+            }
+            if step.stage >= self.stages.len() {
+                return inconsistent(format!("step {} belongs to stage {}, which does not exist", step.id, step.stage));
+            }
+            if !seen.insert(&step.id) {
+                return inconsistent(format!("there are two steps {}", step.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 of a file's bytes, in lower-case hexadecimal: the identity of a plan.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

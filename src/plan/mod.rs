@@ -1,0 +1,29 @@
+//! From observed and desired to an ordered list of steps. Everything here is pure.
+//!
+//! May use `model`, `diagnostic` and `topology`. Must not know a protocol, a clock or a file: capabilities come in with the facts.
+
+mod build;
+pub mod candidate;
+pub mod desired;
+pub mod diff;
+pub mod document;
+pub mod gate;
+pub mod live;
+mod make;
+mod order;
+pub mod preflight;
+mod stale;
+mod step;
+mod switchover;
+mod synchronous;
+pub mod weights;
+pub mod window;
+
+pub use desired::{Desired, Refusal, scopes};
+pub use document::{HoldKind, Intent, Plan, PrimaryMove, TopologyRef};
+pub use live::backend_of;
+pub use make::{Planned, drift, make};
+pub use order::{Ordered, order};
+pub use stale::{Stale, stale};
+pub use step::{Assumption, Gate, Stage, Step, StepId, Undo, Wait, Work};
+pub use switchover::section_name;

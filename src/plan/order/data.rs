@@ -1,0 +1,121 @@
+//! Databases and the jobs that write to them, and repairs of routes and replication.
+
+use std::collections::BTreeSet;
+
+use super::{Order, union};
+use crate::model::{Action, Condition, Span, TargetId};
+use crate::plan::build::{After, step};
+use crate::plan::step::{Step, Work};
+use crate::plan::{live, switchover};
+
+impl Order<'_> {
+    pub(super) fn databases(&mut self, needs: &After) -> After {
+        let moved: BTreeSet<_> = self.changes.primaries.iter().map(|change| &change.database).collect();
+        let stopping: Vec<_> = self
+            .topology
+            .jobs
+            .values()
+            .filter(|job| {
+                let runs = live::facts(self.live, &job.target.id).ok().and_then(|f| f.job()).is_some_and(|f| f.running);
+                let unwanted = self.desired.jobs.get(&job.name) == Some(&false);
+                runs && (unwanted || job.writes_to.iter().any(|database| moved.contains(database)))
+            })
+            .collect();
+        let mut needs = needs.clone();
+        if !stopping.is_empty() {
+            let stage = self.builder.stage("Jobs: stopped before their databases move", Vec::new());
+            let mut done = After::new();
+            for job in &stopping {
+                done.insert(self.builder.push(job_step(stage, &job.target.id, false).needs(&needs)));
+            }
+            needs = done;
+        }
+        let mut switched = needs.clone();
+        let mut ends: Vec<After> = Vec::new();
+        let mut alone = switchover::Alone::new();
+        let at_once = usize::try_from(self.topology.policy.parallel_switchovers.max(1)).unwrap_or(1);
+        for (index, change) in self.changes.primaries.iter().enumerate() {
+            let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            let needs = match index.checked_sub(at_once).and_then(|earlier| ends.get(earlier)) {
+                Some(earlier) => union(&needs, earlier),
+                None => needs.clone(),
+            };
+            let end =
+                switchover::add(&mut self.builder, self.topology, database, change, self.live, &needs, &mut alone);
+            switched.extend(end.iter().cloned());
+            ends.push(end);
+        }
+        self.repair_routes(&needs, &mut switched);
+        self.repair_replication(&needs, &mut switched);
+        let starting: Vec<TargetId> = self
+            .topology
+            .jobs
+            .values()
+            .filter(|job| {
+                self.desired.jobs.get(&job.name) == Some(&true)
+                    && (stopping.iter().any(|stopped| stopped.name == job.name)
+                        || self.changes.jobs.iter().any(|change| change.job == job.name && change.run))
+            })
+            .map(|job| job.target.id.clone())
+            .collect();
+        if starting.is_empty() {
+            return switched;
+        }
+        let stage = self.builder.stage("Jobs: started", Vec::new());
+        starting.iter().map(|target| self.builder.push(job_step(stage, target, true).needs(&switched))).collect()
+    }
+
+    fn repair_routes(&mut self, needs: &After, done: &mut After) {
+        if self.changes.routes.is_empty() {
+            return;
+        }
+        let stage = self.builder.stage("Poolers: led back to their primaries", Vec::new());
+        for change in &self.changes.routes {
+            let (pooler, database) = (&change.pooler, &change.database);
+            let act = |route| Action::WriteRoute { database: database.clone(), route };
+            let written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
+            let id = |what: &str| format!("route.{what}.{database}.{}", pooler.name());
+            let write = step(
+                id("write"),
+                stage,
+                format!("{}: write {database} → {}", pooler.name(), change.written.to),
+                Work::on(pooler, act(change.written.clone())),
+            )
+            .why("It leads elsewhere than to the primary.")
+            .after(pooler, written(&change.written.to))
+            .undone_by(act(change.written.reversed()), written(&change.written.from))
+            .needs(needs);
+            let write = After::from([self.builder.push(write)]);
+            let load = Action::Route { database: database.clone(), route: change.loaded.clone() };
+            let load = step(id("load"), stage, format!("{}: load it", pooler.name()), Work::on(pooler, load))
+                .why("Clients reach the primary again.")
+                .after(pooler, Condition::Routed { database: database.clone(), to: change.loaded.to.clone() })
+                .irreversible("the old route led nowhere useful")
+                .needs(&write);
+            done.insert(self.builder.push(load));
+        }
+    }
+
+    fn repair_replication(&mut self, needs: &After, done: &mut After) {
+        for change in &self.changes.follows {
+            let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            let title = format!("Database {}: redundancy back at {}", change.database, change.primary.member.name());
+            let stage = self.builder.stage(title, vec!["clients notice nothing".to_owned()]);
+            let members: Vec<&TargetId> = change.members.iter().collect();
+            let names = change.synchronous.to.clone();
+            let builder = &mut self.builder;
+            done.extend(switchover::follow(builder, stage, database, &change.primary, &members, names, needs));
+        }
+    }
+}
+
+fn job_step(stage: usize, target: &TargetId, run: bool) -> Step {
+    let (word, action, back) =
+        if run { ("start", Action::Start, Action::Stop) } else { ("stop", Action::Stop, Action::Start) };
+    step(format!("job.{word}.{}", target.name()), stage, format!("{word} {}", target.name()), Work::on(target, action))
+        .why(if run { "Its database is where it should be." } else { "It would fail, or write to the wrong place." })
+        .before(target, Condition::Running { running: !run })
+        .after(target, Condition::Running { running: run })
+        .undone_by(back, Condition::Running { running: !run })
+        .takes(Span::secs(1), Span::secs(120))
+}

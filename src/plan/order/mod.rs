@@ -1,0 +1,245 @@
+//! From changes to an ordered plan: the quickest to undo first, the hardest to undo last; make before break; prove everything that can
+//! be proven before anything is touched (`docs/architecture.md`, "Ordering"). Pure.
+
+mod data;
+mod edge;
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::build::{After, Builder, step};
+use super::desired::Desired;
+use super::diff::{Changes, movements};
+use super::document::PrimaryMove;
+use super::step::{Assumption, Gate, Stage, Step, Undo, Work};
+use crate::model::{
+    Condition, FacilityName, ForeignName, FromTo, Live, RecordKey, RecordSet, ServerSetting, ServiceName, Span,
+    TargetId,
+};
+use crate::topology::Topology;
+
+/// Settings of servers by backend, at one proxy.
+type Backends<T> = BTreeMap<ForeignName, BTreeMap<ForeignName, T>>;
+
+/// Changes of record sets at one server.
+type RecordSets = BTreeMap<RecordKey, FromTo<Option<RecordSet>>>;
+
+/// Servers by backend and proxy.
+type ServersByProxy = BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>;
+
+/// What an ordering yields.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ordered {
+    /// Headings.
+    pub stages: Vec<Stage>,
+    /// Steps, each after all that it needs.
+    pub steps: Vec<Step>,
+    /// Primaries that move.
+    pub primaries: Vec<PrimaryMove>,
+}
+
+/// Orders changes into steps.
+pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &Live) -> Ordered {
+    let (entering, leaving) = movements(changes);
+    let mut order = Order {
+        topology,
+        desired,
+        changes,
+        live,
+        entering,
+        leaving,
+        builder: Builder::default(),
+        settings: BTreeMap::new(),
+    };
+    for change in &changes.shares {
+        order.settings.entry(change.proxy.clone()).or_default().insert(change.backend.clone(), change.settings.clone());
+    }
+    let proven = order.prove();
+    let admitted = order.admit(&proven);
+    let published = order.records(true, &admitted);
+    let shifted = order.shift(&published);
+    let forgotten = order.records(false, &shifted);
+    let forgotten = order.old_ttl(&forgotten);
+    let switched = order.databases(&shifted);
+    let emptied = order.sessions(&union(&forgotten, &shifted));
+    let rested = order.maintenance(&emptied);
+    order.finish(&union(&union(&switched, &rested), &forgotten));
+    let primaries = changes
+        .primaries
+        .iter()
+        .filter_map(|change| {
+            let database = topology.databases.get(&change.database)?;
+            Some(PrimaryMove {
+                database: change.database.clone(),
+                from: change.from.member.clone(),
+                to: change.to.member.clone(),
+                expected_stall: super::preflight::expected_stall(database, live),
+                max_stall: topology.policy.max_write_stall,
+            })
+        })
+        .collect();
+    Ordered { stages: order.builder.stages, steps: order.builder.steps, primaries }
+}
+
+fn union(a: &After, b: &After) -> After {
+    a | b
+}
+
+struct Order<'a> {
+    topology: &'a Topology,
+    desired: &'a Desired,
+    changes: &'a Changes,
+    live: &'a Live,
+    entering: BTreeSet<FacilityName>,
+    leaving: BTreeSet<FacilityName>,
+    builder: Builder,
+    /// Settings of the servers as predicted after the steps so far, by proxy.
+    settings: BTreeMap<TargetId, Backends<ServerSetting>>,
+}
+
+impl Order<'_> {
+    /// What remains for each service whose share changes: capacity against peak.
+    fn capacity_lines(&self) -> Vec<String> {
+        let services: BTreeSet<&ServiceName> = self.changes.shares.iter().map(|change| &change.service).collect();
+        services
+            .into_iter()
+            .filter_map(|name| self.topology.services.get(name))
+            .map(|service| super::gate::capacity_line(service, &self.desired.serving))
+            .collect()
+    }
+
+    fn serving_line(&self) -> Vec<String> {
+        let serving = crate::model::text::list(&self.desired.serving);
+        let mut lines =
+            vec![format!("{serving} {} users", if self.desired.serving.len() == 1 { "alone serves" } else { "serve" })];
+        lines.extend(self.capacity_lines());
+        lines
+    }
+
+    fn prove(&mut self) -> After {
+        if self.changes.shares.is_empty() && self.changes.primaries.is_empty() {
+            return After::new();
+        }
+        let stage = self.builder.stage("Prove that it can be done, before anything is touched", Vec::new());
+        let mut proven = After::new();
+        let services: BTreeSet<&ServiceName> = self.changes.shares.iter().map(|change| &change.service).collect();
+        for service in services.into_iter().filter_map(|name| self.topology.services.get(name)) {
+            let servers = service
+                .servers
+                .values()
+                .filter(|server| self.desired.serving.contains(&server.target.facility))
+                .map(|server| server.target.id.clone())
+                .collect();
+            let shares = self.desired.shares.get(&service.name).cloned().unwrap_or_default();
+            let gate = Gate::Capacity { service: service.name.clone(), shares, servers };
+            proven.insert(
+                self.builder.push(
+                    step(
+                        format!("gate.capacity.{}", service.name),
+                        stage,
+                        format!(
+                            "{}: the servers of {} are healthy and enough at peak with headroom",
+                            service.name,
+                            crate::model::text::list(&self.desired.serving)
+                        ),
+                        Work::Gate { gate },
+                    )
+                    .why("The rest must carry the whole load.")
+                    .takes(Span::millis(100), Span::secs(30)),
+                ),
+            );
+        }
+        for change in &self.changes.primaries {
+            let gate = Gate::Switchable {
+                database: change.database.clone(),
+                primary: change.from.member.clone(),
+                candidate: change.to.member.clone(),
+            };
+            proven.insert(
+                self.builder.push(
+                    step(
+                        format!("gate.switchable.{}", change.database),
+                        stage,
+                        format!(
+                            "{}: {} can hand over to {}",
+                            change.database,
+                            change.from.member.name(),
+                            change.to.member.name()
+                        ),
+                        Work::Gate { gate },
+                    )
+                    .why("Every database is proven switchable before any traffic moves.")
+                    .takes(Span::millis(100), Span::secs(30)),
+                ),
+            );
+        }
+        proven
+    }
+
+    /// Everything is read again and compared with what was wanted; then holds are released.
+    fn finish(&mut self, needs: &After) {
+        let mut last: BTreeMap<(TargetId, String), Assumption> = BTreeMap::new();
+        let mut records: BTreeMap<TargetId, BTreeMap<RecordKey, Option<RecordSet>>> = BTreeMap::new();
+        for assumption in self.builder.steps.iter().flat_map(|step| &step.after) {
+            if let Condition::Records { sets } = &assumption.condition {
+                let known = records.entry(assumption.target.clone()).or_default();
+                known.extend(sets.iter().map(|(key, set)| (key.clone(), set.clone())));
+            } else if let Some(key) = lasting(&assumption.condition) {
+                last.insert((assumption.target.clone(), key), assumption.clone());
+            }
+        }
+        let mut after: Vec<Assumption> = last.into_values().collect();
+        after.extend(records.into_iter().map(|(server, sets)| Assumption::on(&server, Condition::Records { sets })));
+        after.extend(
+            self.settings
+                .iter()
+                .map(|(proxy, backends)| Assumption::on(proxy, Condition::Servers { backends: backends.clone() })),
+        );
+        after.sort_by(|a, b| a.target.cmp(&b.target));
+        if self.builder.steps.is_empty() && self.desired.releases.is_empty() {
+            return;
+        }
+        let stage = self.builder.stage("Verify everything once more", self.serving_line());
+        let mut verify = step("verify", stage, "read every target that changed and compare", Work::Verify)
+            .why("What was true after its own step must still be true at the end.")
+            .takes(Span::millis(300), Span::secs(30))
+            .needs(needs);
+        verify.after = after;
+        let verified = After::from([self.builder.push(verify)]);
+        let released: BTreeSet<&FacilityName> = self
+            .desired
+            .releases
+            .iter()
+            .map(|hold| match hold {
+                super::document::HoldKind::Drained { facility } => facility,
+                super::document::HoldKind::Primary { away_from, .. } => away_from,
+            })
+            .collect();
+        for facility in released {
+            let mut release = step(
+                format!("release.{facility}"),
+                stage,
+                format!("release the holds of {facility}"),
+                Work::Release { facility: facility.clone() },
+            )
+            .why("Later plans may use it again.")
+            .takes(Span::millis(10), Span::secs(10))
+            .needs(&verified);
+            release.undo = Undo::Nothing;
+            self.builder.push(release);
+        }
+    }
+}
+
+/// What a later condition on the same target replaces; none for conditions that hold for a moment only.
+fn lasting(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Promoted { .. } => Some("role".to_owned()),
+        Condition::Follows { .. } => Some("follows".to_owned()),
+        Condition::Redundant { .. } => Some("redundant".to_owned()),
+        Condition::Routed { database, .. } => Some(format!("routed {database}")),
+        Condition::Paused { database, .. } => Some(format!("paused {database}")),
+        Condition::Running { .. } => Some("running".to_owned()),
+        _ => None,
+    }
+}

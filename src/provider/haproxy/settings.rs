@@ -1,0 +1,118 @@
+//! The settings of a proxy: `control`, where its runtime API listens.
+
+use std::fmt;
+
+use crate::diagnostic::Diagnostic;
+use crate::model::{Settings, TargetKind};
+
+const HELP: &str =
+    "write `control: \"tcp://HOST:PORT\"` or `control: \"unix:/PATH\"`, as in its `stats socket … level admin`";
+
+/// Where the runtime API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    /// `host:port` or `[v6]:port`.
+    Tcp(String),
+    /// Absolute path of a socket on this machine.
+    Unix(String),
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+impl Control {
+    /// The control channel that settings name.
+    pub fn of(settings: &Settings) -> Result<Self, Diagnostic> {
+        let Some(setting) = settings.get("control") else {
+            let message = "a proxy of provider haproxy needs the setting `control`";
+            return Err(Diagnostic::error("missing-setting", settings.place, message).help(HELP));
+        };
+        let wrong = |message: String| Diagnostic::error("bad-setting", setting.place, message).help(HELP);
+        let Some(text) = setting.as_text() else {
+            return Err(wrong(format!("`control` is a text, not {}", setting.kind())));
+        };
+        Self::parse(text).ok_or_else(|| wrong(format!("`{text}` is no control channel")))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return path.starts_with('/').then(|| Self::Unix(path.to_owned()));
+        }
+        let address = text.strip_prefix("tcp://")?;
+        let (host, port) = address.rsplit_once(':')?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host_is_one = match bare {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains([':', '/', '[', ']', ' ']),
+        };
+        (host_is_one && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| Self::Tcp(address.to_owned()))
+    }
+}
+
+/// Judges a proxy's settings: `control` must be there and be a control channel, and there are no others.
+pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
+    let mut findings: Vec<Diagnostic> = Control::of(settings).err().into_iter().collect();
+    for (key, (place, _)) in settings.entries.iter().filter(|(key, _)| *key != "control") {
+        let message = format!("provider haproxy has no setting `{key}`");
+        findings.push(Diagnostic::error("unknown-key", *place, message).help("its only setting is `control`"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Place, Setting, SettingValue};
+
+    fn settings(entries: &[(&str, SettingValue)]) -> Settings {
+        let place = |start| Place { start, end: start + 1 };
+        let entries = entries.iter().enumerate().map(|(index, (key, value))| {
+            let at = 10 * (index as u32 + 1);
+            ((*key).to_owned(), (place(at), Setting { value: value.clone(), place: place(at + 5) }))
+        });
+        Settings { entries: entries.collect(), place: place(0) }
+    }
+
+    #[test]
+    fn both_kinds_of_channel_read_back_as_written() {
+        for text in
+            ["tcp://10.10.0.80:9999", "tcp://[::1]:9999", "tcp://lb1.example:9999", "unix:/run/haproxy/admin.sock"]
+        {
+            let settings = settings(&[("control", SettingValue::Text(text.to_owned()))]);
+            assert_eq!(Control::of(&settings).unwrap().to_string(), text);
+            assert_eq!(check(TargetKind::Proxy, &settings), []);
+        }
+    }
+
+    #[test]
+    fn what_is_no_channel_is_found_at_its_place() {
+        for text in [
+            "10.10.0.80:9999",
+            "tcp://10.10.0.80",
+            "tcp://:9999",
+            "tcp://::1:9999",
+            "tcp://h:0",
+            "tcp://h:x",
+            "unix:s",
+            "",
+        ] {
+            let settings = settings(&[("control", SettingValue::Text(text.to_owned()))]);
+            let findings = check(TargetKind::Proxy, &settings);
+            assert_eq!(findings.len(), 1, "{text}");
+            assert_eq!((findings[0].code, findings[0].place.start), ("bad-setting", 15));
+        }
+    }
+
+    #[test]
+    fn all_findings_come_at_once() {
+        let findings = check(TargetKind::Proxy, &settings(&[("contrl", SettingValue::Null)]));
+        let codes: Vec<_> = findings.iter().map(|finding| (finding.code, finding.place.start)).collect();
+        assert_eq!(codes, [("missing-setting", 0), ("unknown-key", 10)]);
+    }
+}

@@ -1,0 +1,118 @@
+//! The settings of a pooler: pure.
+
+use crate::diagnostic::Diagnostic;
+use crate::model::text::list;
+use crate::model::{Place, Setting, SettingValue, Settings, TargetKind};
+use crate::secret::Reference;
+
+const KEYS: [&str; 4] = ["admin", "password", "databases", "probe"];
+
+/// Judges a pooler's settings, all at once.
+pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    if settings.get("admin").is_none() {
+        let message = "`admin` is missing: a user of `admin_users` for pgbouncer's console";
+        findings.push(Diagnostic::error("missing-setting", settings.place, message));
+    }
+    if settings.get("databases").is_none() {
+        let message = "`databases` is missing: the file on the pooler's machine that holds the section [databases]";
+        findings.push(
+            Diagnostic::warning("missing-setting", settings.place, message)
+                .help("without it, and a `host`, the pooler can be read, but not led to another primary"),
+        );
+    }
+    for (key, (place, setting)) in &settings.entries {
+        match key.as_str() {
+            "admin" => findings.extend(wrong_text(key, setting)),
+            "databases" => {
+                findings.extend(wrong_text(key, setting));
+                if setting.as_text().is_some_and(|path| !path.starts_with('/')) {
+                    let message = "`databases` is a path on the pooler's machine: it begins with `/`";
+                    findings.push(Diagnostic::error("wrong-setting", setting.place, message));
+                }
+            }
+            "password" => findings.extend(Reference::parse(setting).err()),
+            "probe" => probe(setting, &mut findings),
+            _ => findings.push(unknown("the provider `pgbouncer`", key, *place, &KEYS)),
+        }
+    }
+    findings
+}
+
+fn wrong_text(key: &str, setting: &Setting) -> Option<Diagnostic> {
+    let fits = setting.as_text().is_some_and(|text| !text.is_empty() && !text.contains(['\0', '\n']));
+    (!fits).then(|| {
+        let message = format!("`{key}` is one line of text, not {}", setting.kind());
+        Diagnostic::error("wrong-setting", setting.place, message)
+    })
+}
+
+fn unknown(whose: &str, key: &str, place: Place, known: &[&str]) -> Diagnostic {
+    Diagnostic::error("unknown-key", place, format!("{whose} has no setting `{key}`"))
+        .help(format!("it has {}", list(known.iter().map(|key| format!("`{key}`")))))
+}
+
+fn probe(setting: &Setting, findings: &mut Vec<Diagnostic>) {
+    let SettingValue::Map(map) = &setting.value else {
+        let message = format!("`probe` is a map with `user` and `password`, not {}", setting.kind());
+        findings.push(Diagnostic::error("wrong-setting", setting.place, message));
+        return;
+    };
+    if !map.contains_key("user") {
+        let message = "`user` is missing: the role that writes the marker the way clients do";
+        findings.push(Diagnostic::error("missing-setting", setting.place, message));
+    }
+    for (key, (place, setting)) in map {
+        match key.as_str() {
+            "user" => findings.extend(wrong_text(key, setting)),
+            "password" => findings.extend(Reference::parse(setting).err()),
+            _ => findings.push(unknown("`probe`", key, *place, &["user", "password"])),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::diagnostic::Severity;
+
+    fn setting(value: SettingValue) -> Setting {
+        Setting { value, place: Place::default() }
+    }
+
+    fn map(entries: &[(&str, SettingValue)]) -> BTreeMap<String, (Place, Setting)> {
+        entries.iter().map(|(key, value)| ((*key).to_owned(), (Place::default(), setting(value.clone())))).collect()
+    }
+
+    #[test]
+    fn every_wrong_setting_is_found_at_once() {
+        let text = |text: &str| SettingValue::Text(text.to_owned());
+        let wrong = [
+            ("databases", text("databases.ini")),
+            ("password", text("geheim")),
+            ("probe", SettingValue::Map(map(&[("login", text("app"))]))),
+            ("port", SettingValue::Integer(6432)),
+        ];
+        let findings = check(TargetKind::Pooler, &Settings { entries: map(&wrong), place: Place::default() });
+        let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
+        assert_eq!(
+            codes,
+            ["missing-setting", "wrong-setting", "secret-reference", "unknown-key", "missing-setting", "unknown-key"]
+        );
+        assert!(findings.iter().all(|finding| !finding.message.contains("geheim")));
+        let right = [
+            ("admin", text("handover")),
+            ("password", SettingValue::Map(map(&[("file", text("secrets/pgbouncer"))]))),
+            ("databases", text("/srv/pool/databases.ini")),
+        ];
+        assert!(check(TargetKind::Pooler, &Settings { entries: map(&right), place: Place::default() }).is_empty());
+        // Without the file it can be read, but not led elsewhere.
+        let warned = check(TargetKind::Pooler, &Settings { entries: map(&right[..2]), place: Place::default() });
+        assert_eq!(
+            warned.iter().map(|it| (it.code, it.severity)).collect::<Vec<_>>(),
+            [("missing-setting", Severity::Warning)]
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! All input and output of the adapter: SQL sessions and commands on the member's machine.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_postgres::SimpleQueryRow;
+use tokio_postgres::error::SqlState;
+
+use super::convert::{self, HostState};
+use super::settings::no_control;
+use crate::model::{Lineage, MemberFacts, Target, Unreachable};
+use crate::provider::Outcome;
+use crate::provider::pgwire::{Login, Session, Sessions, WireError};
+use crate::secret::SecretReader;
+use crate::transport::{Command, Transport, TransportError};
+
+/// The oldest major version that has what is asked (`has_parameter_privilege`, the role `pg_checkpoint`).
+const OLDEST: u32 = 15;
+
+/// Why an action did not end well.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// True where certainly nothing was touched.
+    pub certain: bool,
+    /// What went wrong.
+    pub why: Unreachable,
+}
+
+impl Failure {
+    /// Certainly nothing was touched.
+    pub fn untouched(why: Unreachable) -> Self {
+        Self { certain: true, why }
+    }
+
+    /// Something may have been done.
+    pub fn unknown(why: Unreachable) -> Self {
+        Self { certain: false, why }
+    }
+
+    /// As an outcome.
+    pub fn outcome(self) -> Outcome {
+        if self.certain { Outcome::NotApplied(self.why) } else { Outcome::Unknown(self.why) }
+    }
+}
+
+/// What `host.sh` needs beyond the target.
+#[derive(Debug, Default)]
+pub(super) struct HostArguments {
+    /// How the member shall connect to its primary.
+    pub connection: String,
+    /// Its slot there.
+    pub slot: String,
+    /// Walsenders that a stop need not wait for.
+    pub senders: Vec<String>,
+    /// The run whose work it is.
+    pub run: String,
+    /// The history that an unfence restores.
+    pub lineage: Option<Lineage>,
+}
+
+/// Runs the script `"$1"` as the owner of the data directory `"$4"`: PostgreSQL refuses to run as root.
+const AS_OWNER: &str = r#"
+if [ ! -O "$4" ] && [ "$(id -u)" = 0 ] && [ -d "$4" ]; then
+  owner=$(ls -ldn -- "$4" | { read -r _ _ user group _; echo "$user $group"; })
+  exec setpriv --reuid "${owner% *}" --regid "${owner#* }" --clear-groups sh -c "$@"
+fi
+exec sh -c "$@"
+"#;
+
+/// Speaks to members.
+pub(super) struct Client {
+    secrets: Arc<SecretReader>,
+    transport: Arc<Transport>,
+    sessions: Sessions,
+}
+
+impl Client {
+    pub fn new(secrets: Arc<SecretReader>, transport: Arc<Transport>) -> Self {
+        Self { secrets, transport, sessions: Sessions::default() }
+    }
+
+    fn key(target: &Target) -> String {
+        let text = |key| target.settings.text(key).unwrap_or_default();
+        format!("{} {} {} {}", target.id, target.address, text("user"), text("database"))
+    }
+
+    /// A session: a kept one, or a new one.
+    pub async fn session(&self, target: &Target, deadline: Instant) -> Result<Session, WireError> {
+        match self.sessions.take(&Self::key(target)) {
+            Some(session) => Ok(session),
+            None => self.open(target, deadline).await,
+        }
+    }
+
+    async fn open(&self, target: &Target, deadline: Instant) -> Result<Session, WireError> {
+        let none = |why: String| WireError::NoSession { why, code: None };
+        let user = target.settings.text("user").ok_or_else(|| none("the setting `user` is missing".to_owned()))?;
+        let password = match target.settings.get("password") {
+            Some(_) => Some(self.secrets.setting(&target.settings, "password").await.map_err(|e| none(e.to_string()))?),
+            None => None,
+        };
+        let login = Login {
+            address: target.address.clone(),
+            user: user.to_owned(),
+            database: target.settings.text("database").unwrap_or("postgres").to_owned(),
+            password,
+        };
+        let session = Session::open(&login, deadline).await?;
+        let major: u32 = session.version.split(['.', ' ', 'b', 'r']).next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        if major < OLDEST {
+            return Err(none(format!("it is PostgreSQL {}; this provider needs {OLDEST} or newer", session.version)));
+        }
+        Ok(session)
+    }
+
+    /// Keeps a session for the next question.
+    pub fn keep(&self, target: &Target, session: Session) {
+        self.sessions.keep(&Self::key(target), session);
+    }
+
+    /// Asks what changes nothing; a kept session that turns out to be broken is replaced once.
+    pub async fn ask(&self, target: &Target, sql: &str, deadline: Instant) -> Result<Vec<SimpleQueryRow>, WireError> {
+        if let Some(session) = self.sessions.take(&Self::key(target)) {
+            match session.query(sql, deadline).await {
+                Err(WireError::Broken(_)) => {}
+                answer => {
+                    self.keep(target, session);
+                    return answer;
+                }
+            }
+        }
+        let session = self.open(target, deadline).await?;
+        let answer = session.query(sql, deadline).await;
+        self.keep(target, session);
+        answer
+    }
+
+    /// The member's facts by SQL.
+    pub async fn facts(&self, target: &Target, deadline: Instant) -> Result<MemberFacts, Unreachable> {
+        let rows = self.ask(target, convert::FACTS_SQL, deadline).await.map_err(|error| explain(target, &error))?;
+        Self::read(target, &rows)
+    }
+
+    /// The member's facts; where nobody listens at its address, those of its files, as its machine tells them.
+    pub async fn facts_or_files(&self, target: &Target, deadline: Instant) -> Result<MemberFacts, Unreachable> {
+        let error = match self.ask(target, convert::FACTS_SQL, deadline).await {
+            Ok(rows) => return Self::read(target, &rows),
+            Err(error) => error,
+        };
+        if matches!(error, WireError::NoSession { code: None, .. })
+            && let Ok(state) = self.host(target, "state", HostArguments::default(), deadline).await
+            && !state.alive
+        {
+            return Ok(state.facts(no_control(target)));
+        }
+        Err(explain(target, &error))
+    }
+
+    fn read(target: &Target, rows: &[SimpleQueryRow]) -> Result<MemberFacts, Unreachable> {
+        let tried = || format!("reading the state of {} at {}", target.name(), target.address);
+        let json =
+            rows.first().and_then(|row| row.get(0)).ok_or_else(|| Unreachable::new("an empty answer", tried()))?;
+        let reported = convert::reported(json)
+            .map_err(|error| Unreachable::new(format!("an answer that was not understood: {error}"), tried()))?;
+        Ok(convert::member(reported, no_control(target)))
+    }
+
+    /// Runs `host.sh` on the member's machine.
+    pub async fn host(
+        &self,
+        target: &Target,
+        verb: &str,
+        arguments: HostArguments,
+        deadline: Instant,
+    ) -> Result<HostState, Failure> {
+        let tried = || format!("{verb} of {} on its host", target.name());
+        let untouched = |why: String| Failure::untouched(Unreachable::new(why, tried()));
+        if let Some(why) = no_control(target) {
+            let advice = "give the member a `host` and its `data_directory` in the topology";
+            return Err(Failure::untouched(Unreachable::new(why, tried()).advice(advice)));
+        }
+        let (Some(host), Some(data)) = (&target.host, target.settings.text("data_directory")) else {
+            return Err(untouched("no host or data directory is configured".to_owned()));
+        };
+        let log = target.settings.text("log").map_or_else(|| format!("{data}/startup.log"), str::to_owned);
+        let limit = deadline.saturating_duration_since(Instant::now()).as_secs();
+        let mut args =
+            vec![include_str!("host.sh").to_owned(), "handover".to_owned(), verb.to_owned(), data.to_owned()];
+        args.extend([target.settings.text("bin_directory").unwrap_or_default().to_owned(), log, limit.to_string()]);
+        args.extend([arguments.connection, arguments.slot, arguments.senders.join(" "), arguments.run]);
+        let lineage = arguments.lineage.map(|it| (it.system, it.timeline.to_string())).unwrap_or_default();
+        args.extend([lineage.0, lineage.1]);
+        let port = target.address.rsplit(':').next().unwrap_or_default();
+        for name in ["inhibit", "stop", "start", "allow", "control_data"] {
+            let command = host.commands.get(name).map_or(&[][..], Vec::as_slice);
+            args.push(command.len().to_string());
+            let filled = |word: &String| {
+                word.replace("{data_directory}", data).replace("{port}", port).replace("{member}", target.name())
+            };
+            args.extend(command.iter().map(filled));
+        }
+        let command = Command::Script { text: AS_OWNER, args };
+        let output = match self.transport.run(host, &command, None, deadline).await {
+            Ok(output) => output,
+            Err(TransportError::NotRun(why)) => return Err(Failure::untouched(why)),
+            Err(TransportError::Unknown(why)) => return Err(Failure::unknown(why)),
+        };
+        match output.status {
+            0 => convert::host_state(&output.stdout)
+                .map_err(|why| Failure::unknown(Unreachable::new(format!("its answer is incomplete: {why}"), tried()))),
+            3 => Err(untouched(output.stderr.trim().to_owned())),
+            status => {
+                let why = format!("exit status {status}: {}", output.stderr.trim());
+                Err(Failure::unknown(Unreachable::new(why, tried())))
+            }
+        }
+    }
+
+    /// Opens a session and the way to the member's machine.
+    pub async fn warm_up(&self, target: &Target, deadline: Instant) {
+        let sql = async {
+            if let Ok(session) = self.session(target, deadline).await {
+                self.keep(target, session);
+            }
+        };
+        // What fails here fails again, and shows, where it is needed.
+        let host = async { drop(self.host(target, "state", HostArguments::default(), deadline).await) };
+        tokio::join!(sql, host);
+    }
+}
+
+/// A failure of SQL in the operator's words, with what to do next.
+pub(super) fn explain(target: &Target, error: &WireError) -> Unreachable {
+    let unreachable = error.unreachable(format!("SQL at {} ({})", target.name(), target.address));
+    let user = target.settings.text("user").unwrap_or_default();
+    match error.code() {
+        Some(code) if *code == SqlState::INVALID_PASSWORD => {
+            unreachable.advice(format!("check the role `{user}` and what the setting `password` refers to"))
+        }
+        Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            unreachable.advice(format!("pg_hba.conf must let `{user}` in from here"))
+        }
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            unreachable.advice(format!("give `{user}` the rights that docs/providers.md lists under postgresql"))
+        }
+        Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => unreachable.advice("wait until it has started"),
+        _ => match error {
+            WireError::NoSession { .. } => unreachable.advice("check that it runs and that its address can be reached"),
+            _ => unreachable,
+        },
+    }
+}

@@ -1,0 +1,434 @@
+//! Between PostgreSQL's words and the model's: pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::model::{
+    ClientFacts, Lineage, MemberCapabilities, MemberFacts, Peer, Position, ReplicaFacts, Role, SlotFacts,
+    SwitchoverStyle, TransactionFacts,
+};
+use crate::provider::pgwire::split_address;
+
+/// Asks for [`Reported`].
+pub(super) const FACTS_SQL: &str = include_str!("facts.sql");
+
+/// `wal_retrieve_retry_interval` during a switchover: with the default of 5 s a promotion right after the end of the old primary
+/// sometimes waits those 5 s.
+pub(super) const QUICK_RETRY: &str = "20ms";
+
+/// Among the settings: whether ALTER SYSTEM has set [`QUICK_RETRY`].
+const TEMPORARY: &str = "temporary_retry_interval";
+
+/// What `facts.sql` answers.
+#[derive(Debug, Deserialize)]
+pub(super) struct Reported {
+    version: String,
+    replica: bool,
+    system: String,
+    timeline: u32,
+    position: Position,
+    replayed: Position,
+    replay_paused: bool,
+    sender: Option<Sender>,
+    replicas: Vec<ReportedReplica>,
+    slots: Vec<ReportedSlot>,
+    clients: Vec<ReportedClient>,
+    long_transactions: Vec<ReportedTransaction>,
+    settings: BTreeMap<String, String>,
+    quick_retry: bool,
+    follows_set: bool,
+    synchronous_names: String,
+    prepared_transactions: u64,
+    archive_backlog: u64,
+    missing: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sender {
+    host: Option<String>,
+    port: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedReplica {
+    name: String,
+    address: Option<String>,
+    streaming: bool,
+    synchronous: bool,
+    lag_bytes: u64,
+    lag_ms: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedSlot {
+    name: String,
+    logical: bool,
+    active: bool,
+    retained: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedClient {
+    application: String,
+    user: String,
+    address: Option<String>,
+    count: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedTransaction {
+    pid: i32,
+    application: String,
+    state: String,
+    age_ms: f64,
+}
+
+/// Reads the answer to [`FACTS_SQL`].
+///
+/// # Errors
+/// What in it was not understood.
+pub(super) fn reported(json: &str) -> Result<Reported, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+fn millis(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
+}
+
+/// The model's facts; `no_control` is why the member cannot be stopped and started from here.
+pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFacts {
+    let mut settings = reported.settings;
+    let rewind = ["wal_log_hints", "data_checksums"].iter().any(|name| settings.get(*name).is_some_and(|v| v == "on"));
+    settings.insert("primary_conninfo".to_owned(), if reported.follows_set { "set".to_owned() } else { String::new() });
+    settings.insert(TEMPORARY.to_owned(), if reported.quick_retry { "set".to_owned() } else { String::new() });
+    settings.insert("prepared_transactions".to_owned(), reported.prepared_transactions.to_string());
+    let rights = if reported.missing.is_empty() {
+        "complete".to_owned()
+    } else {
+        format!("missing: {}", reported.missing.join(", "))
+    };
+    settings.insert("rights".to_owned(), rights);
+    let replica = |it: ReportedReplica| ReplicaFacts {
+        name: it.name,
+        address: it.address,
+        streaming: it.streaming,
+        synchronous: it.synchronous,
+        lag_bytes: it.lag_bytes,
+        lag: it.lag_ms.map(millis),
+    };
+    let slot = |it: ReportedSlot| SlotFacts {
+        name: it.name,
+        logical: it.logical,
+        active: it.active,
+        retained_bytes: it.retained,
+    };
+    let client = |it: ReportedClient| ClientFacts {
+        application: it.application,
+        user: it.user,
+        address: it.address,
+        count: it.count,
+    };
+    let transaction = |it: ReportedTransaction| TransactionFacts {
+        pid: it.pid,
+        application: it.application,
+        age: millis(it.age_ms),
+        state: it.state,
+    };
+    let version = reported.version.split_whitespace().next().unwrap_or_default();
+    MemberFacts {
+        version: format!("PostgreSQL {version}"),
+        role: if reported.replica { Role::Replica } else { Role::Primary },
+        lineage: Lineage { system: reported.system, timeline: reported.timeline },
+        position: reported.position,
+        replayed: reported.replayed,
+        replay_paused: reported.replay_paused,
+        receives_from: reported.sender.and_then(|sender| Some(address(&sender.host?, sender.port?))),
+        replicas: reported.replicas.into_iter().map(replica).collect(),
+        slots: reported.slots.into_iter().map(slot).collect(),
+        synchronous_names: reported.synchronous_names,
+        clients: reported.clients.into_iter().map(client).collect(),
+        long_transactions: reported.long_transactions.into_iter().map(transaction).collect(),
+        settings,
+        archive_backlog: reported.archive_backlog,
+        capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind, no_control },
+    }
+}
+
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// What the host says of a member's process and files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostState {
+    /// True while its server process lives.
+    pub alive: bool,
+    /// What that process says it does: `ready`, `standby`, `starting`, `stopping`.
+    pub status: String,
+    /// True where it can only start as a replica.
+    pub signal: bool,
+    /// What of ours left a mark: `fence`, `withdraw`, or nothing.
+    pub mark: String,
+    /// "Database cluster state" of the control data.
+    pub cluster: String,
+    /// Location of the latest checkpoint.
+    pub checkpoint: Position,
+    /// The control data's history.
+    pub lineage: Lineage,
+    checksums: bool,
+    wal_log_hints: bool,
+    version: String,
+}
+
+impl HostState {
+    /// True where it ended cleanly as a primary and can only come back as a replica.
+    pub fn fenced(&self) -> bool {
+        self.withdrawn() && self.cluster == "shut down"
+    }
+
+    /// True where it ended cleanly, as a primary or as a replica, and can only come back as a replica.
+    pub fn withdrawn(&self) -> bool {
+        !self.alive && self.signal && ["shut down", "shut down in recovery"].contains(&self.cluster.as_str())
+    }
+
+    /// True where starting it as a replica needs no rewind. One that was withdrawn as a primary had been promoted: its history is not
+    /// that of the others.
+    pub fn may_follow(&self) -> bool {
+        let interrupted = !self.alive && self.signal && self.cluster == "in archive recovery";
+        (self.withdrawn() || interrupted) && !(self.mark == "withdraw" && self.fenced())
+    }
+
+    /// In words, for messages.
+    pub fn describe(&self) -> String {
+        let process = if self.alive { format!("its process runs ({})", self.status) } else { "no process".to_owned() };
+        let signal = if self.signal { "there" } else { "missing" };
+        format!("{process}, control data say `{}`, standby.signal is {signal}", self.cluster)
+    }
+
+    /// As facts of a member that does not run.
+    pub fn facts(&self, no_control: Option<String>) -> MemberFacts {
+        let rewind = self.checksums || self.wal_log_hints;
+        MemberFacts {
+            version: self.version.clone(),
+            role: if self.withdrawn() { Role::Fenced } else { Role::Stopped },
+            lineage: self.lineage.clone(),
+            position: self.checkpoint,
+            replayed: self.checkpoint,
+            replay_paused: false,
+            receives_from: None,
+            replicas: Vec::new(),
+            slots: Vec::new(),
+            synchronous_names: String::new(),
+            clients: Vec::new(),
+            long_transactions: Vec::new(),
+            settings: BTreeMap::from([("cluster_state".to_owned(), self.cluster.clone())]),
+            archive_backlog: 0,
+            capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind, no_control },
+        }
+    }
+}
+
+/// Reads what `host.sh` prints (the control data's labels as of `pg_controldata` with `LC_ALL=C`).
+///
+/// # Errors
+/// What is missing.
+pub(super) fn host_state(output: &str) -> Result<HostState, String> {
+    let marks: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('=')).collect();
+    let control: BTreeMap<&str, &str> = output
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(label, value)| (label.trim(), value.trim()))
+        .collect();
+    let mark = |name: &'static str| marks.get(name).copied().ok_or_else(|| format!("`{name}` is missing"));
+    let datum =
+        |label: &'static str| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));
+    Ok(HostState {
+        alive: mark("alive")? == "yes",
+        status: mark("status")?.trim().to_owned(),
+        signal: mark("signal")? == "yes",
+        mark: mark("mark")?.to_owned(),
+        cluster: datum("Database cluster state")?.to_owned(),
+        checkpoint: datum("Latest checkpoint location")?
+            .parse()
+            .map_err(|error: crate::model::position::PositionError| error.to_string())?,
+        lineage: Lineage {
+            system: datum("Database system identifier")?.to_owned(),
+            timeline: datum("Latest checkpoint's TimeLineID")?
+                .parse()
+                .map_err(|_| "its timeline is no number".to_owned())?,
+        },
+        checksums: control.get("Data page checksum version").is_some_and(|version| *version != "0"),
+        wal_log_hints: control.get("wal_log_hints setting").is_some_and(|setting| *setting == "on"),
+        version: match control.get("pg_control version number") {
+            Some(number) => format!("PostgreSQL, control data version {number}"),
+            None => "PostgreSQL".to_owned(),
+        },
+    })
+}
+
+/// An SQL literal (with `standard_conforming_strings`, the default).
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The inside of a quoted value in a configuration file, as ALTER SYSTEM writes it.
+pub(super) fn configuration_value(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\'', "''")
+}
+
+/// The physical slot of a member at its primary: its name with underscores.
+///
+/// # Errors
+/// If PostgreSQL would not take it: slots are named in lower-case letters, digits and underscores, at most 63 of them.
+pub(super) fn slot_name(member: &str) -> Result<String, String> {
+    let name = member.replace('-', "_");
+    let fits = (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if fits {
+        Ok(name)
+    } else {
+        Err(format!(
+            "`{member}` cannot name a replication slot: use lower-case letters, digits and hyphens, at most 63"
+        ))
+    }
+}
+
+/// How `member` connects to `primary` (PostgreSQL manual, "Connection Strings"); `login` is the setting `replication`.
+///
+/// # Errors
+/// If the address is none.
+pub(super) fn connection(primary: &Peer, member: &str, login: &str) -> Result<String, String> {
+    let (host, port) = split_address(&primary.address)
+        .ok_or_else(|| format!("`{}` is not an address such as `10.10.0.100:5432`", primary.address))?;
+    let quoted = |value: &str| {
+        if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b)) && !value.is_empty() {
+            value.to_owned()
+        } else {
+            format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+        }
+    };
+    let mut text = format!("host={} port={port} application_name={}", quoted(host), quoted(member));
+    if !login.trim().is_empty() {
+        text.push(' ');
+        text.push_str(login.trim());
+    }
+    Ok(text)
+}
+
+/// Whether what a native verb leaves behind is in place: `done`, `undone`, or in words what there is.
+pub(super) fn native_state(verb: &str, args: &super::Arguments, facts: &MemberFacts, follows_as_asked: bool) -> String {
+    let slot_of = |member: &String| slot_name(member).unwrap_or_default();
+    let there = |names: &[String]| {
+        names.iter().filter(|member| facts.slots.iter().any(|slot| slot.name == slot_of(member))).count()
+    };
+    let quick = facts.settings.get(TEMPORARY).is_some_and(|value| value == "set");
+    let synchronous = args.synchronous.as_ref().is_none_or(|names| *names == facts.synchronous_names);
+    let slots = |names: &[String], wanted: usize| {
+        (there(names) != wanted).then(|| format!("{} of {} slots are there", there(names), names.len()))
+    };
+    let names = || (!synchronous).then(|| format!("synchronous_standby_names is `{}`", facts.synchronous_names));
+    let temporary = || quick.then(|| format!("wal_retrieve_retry_interval is still {QUICK_RETRY}"));
+    let connected = facts.settings.get("primary_conninfo").is_some_and(|value| value == "set");
+    let missing: Vec<String> = match verb {
+        super::PREPARE_PROMOTION => {
+            let new = args.new_slots();
+            if there(&new) == 0 && !quick && !(new.is_empty() && synchronous) {
+                return "undone".to_owned();
+            }
+            [slots(&args.followers, args.followers.len()), names(), None].into_iter().flatten().collect()
+        }
+        super::UNPREPARE_PROMOTION => [slots(&args.new_slots(), 0), temporary()].into_iter().flatten().collect(),
+        super::PREPARE_DEMOTION if follows_as_asked => Vec::new(),
+        super::PREPARE_DEMOTION => return "undone".to_owned(),
+        super::UNPREPARE_DEMOTION => {
+            connected.then(|| "primary_conninfo is still set".to_owned()).into_iter().collect()
+        }
+        super::FINISH_PROMOTION | super::FINISH_DEMOTION => {
+            [slots(&args.stale, 0), names(), temporary()].into_iter().flatten().collect()
+        }
+        _ => return "unknown to this provider".to_owned(),
+    };
+    if missing.is_empty() { "done".to_owned() } else { missing.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TargetId;
+
+    const STATE: &str = "alive=no\nstatus=\nsignal=yes\nmark=fence\n\
+        pg_control version number:            1300\n\
+        Database system identifier:           7301234567890123456\n\
+        Database cluster state:               shut down\n\
+        Latest checkpoint location:           0/5000028\n\
+        Latest checkpoint's TimeLineID:       3\n\
+        wal_log_hints setting:                on\n\
+        Data page checksum version:           0\n";
+
+    #[test]
+    fn only_a_clean_end_with_a_signal_file_is_a_fence() {
+        let state = host_state(STATE).unwrap();
+        assert!(state.fenced());
+        assert_eq!(state.checkpoint.to_string(), "0/5000028");
+        assert_eq!(state.lineage, Lineage { system: "7301234567890123456".to_owned(), timeline: 3 });
+        assert_eq!(state.facts(None).role, Role::Fenced);
+        assert!(state.facts(None).capabilities.rewind);
+        for (from, to) in [
+            ("alive=no", "alive=yes"),
+            ("signal=yes", "signal=no"),
+            ("shut down\n", "in production\n"),
+            ("shut down\n", "shut down in recovery\n"),
+            ("shut down\n", "shutting down\n"),
+        ] {
+            assert!(!host_state(&STATE.replace(from, to)).unwrap().fenced(), "{to}");
+        }
+        assert!(host_state("alive=no\nstatus=\nsignal=yes\nmark=\n").is_err());
+    }
+
+    #[test]
+    fn a_replica_that_was_withdrawn_may_follow_and_a_primary_may_not() {
+        let state = |edits: &[(&str, &str)]| {
+            host_state(&edits.iter().fold(STATE.to_owned(), |text, (from, to)| text.replace(from, to))).unwrap()
+        };
+        let recovery = ("shut down\n", "shut down in recovery\n");
+        for edits in
+            [&[][..], &[recovery], &[("mark=fence", "mark=withdraw"), recovery], &[("mark=fence", "mark="), recovery]]
+        {
+            assert!(state(edits).may_follow(), "{edits:?}");
+            assert_eq!(state(edits).facts(None).role, Role::Fenced, "{edits:?}");
+        }
+        let promoted = state(&[("mark=fence", "mark=withdraw")]);
+        assert_eq!((promoted.may_follow(), promoted.facts(None).role), (false, Role::Fenced));
+        let stopped = state(&[("signal=yes", "signal=no")]);
+        assert_eq!((stopped.may_follow(), stopped.facts(None).role), (false, Role::Stopped));
+    }
+
+    #[test]
+    fn connections_are_quoted_as_libpq_asks() {
+        let peer =
+            |address: &str| Peer { member: TargetId::member(&"d".into(), "east-pg1"), address: address.to_owned() };
+        assert_eq!(
+            connection(&peer("10.20.0.100:5432"), "west-pg1", "user=replicator").unwrap(),
+            "host=10.20.0.100 port=5432 application_name=west-pg1 user=replicator"
+        );
+        assert_eq!(connection(&peer("[fd00::1]:5432"), "m", "").unwrap(), "host=fd00::1 port=5432 application_name=m");
+        assert_eq!(connection(&peer("a'b:1"), "m", "").unwrap(), "host='a\\'b' port=1 application_name=m");
+        assert!(connection(&peer("nowhere"), "m", "").is_err());
+    }
+
+    #[test]
+    fn slots_are_named_as_postgresql_allows() {
+        assert_eq!(slot_name("west-pg1").unwrap(), "west_pg1");
+        for wrong in ["", "West", "a.b", &"x".repeat(64)] {
+            assert!(slot_name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn text_cannot_leave_its_quotes() {
+        assert_eq!(literal("a'; DROP"), "'a''; DROP'");
+        assert_eq!(configuration_value("a'b\\c"), "a''b\\\\c");
+    }
+}

@@ -1,0 +1,70 @@
+-- All that a switchover needs to know of a member, in one round trip, on a primary and on a replica. One row with one JSON object.
+WITH here AS MATERIALIZED (
+  SELECT pg_is_in_recovery() AS replica,
+         CASE WHEN pg_is_in_recovery() THEN coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')
+              ELSE pg_current_wal_lsn() END AS position,
+         clock_timestamp() AS now
+)
+SELECT json_build_object(
+  'version', current_setting('server_version'),
+  'replica', replica,
+  'system', (SELECT system_identifier::text FROM pg_control_system()),
+  -- Right after a promotion the control file still shows the old timeline; the name of the log segment shows the new one.
+  'timeline', CASE WHEN replica
+    THEN coalesce((SELECT nullif(received_tli, 0) FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint()))
+    ELSE ('x' || substr(pg_walfile_name(position), 1, 8))::bit(32)::int END,
+  'position', position,
+  'replayed', CASE WHEN replica THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE position END,
+  'replay_paused', CASE WHEN replica THEN pg_is_wal_replay_paused() ELSE false END,
+  'sender', (SELECT json_build_object('host', sender_host, 'port', sender_port)
+               FROM pg_stat_wal_receiver WHERE status = 'streaming'),
+  'replicas', (SELECT coalesce(json_agg(json_build_object(
+      'name', application_name,
+      'address', host(client_addr),
+      'pid', pid,
+      'streaming', state = 'streaming',
+      'synchronous', sync_state IN ('sync', 'quorum'),
+      'lag_bytes', greatest(position - coalesce(replay_lsn, '0/0'), 0),
+      'lag_ms', CASE WHEN replay_lsn >= position THEN 0 ELSE extract(epoch FROM replay_lag) * 1000 END
+    ) ORDER BY application_name, pid), '[]') FROM pg_stat_replication),
+  'slots', (SELECT coalesce(json_agg(json_build_object(
+      'name', slot_name, 'logical', slot_type = 'logical', 'active', active,
+      'retained', greatest(coalesce(position - restart_lsn, 0), 0)
+    ) ORDER BY slot_name), '[]') FROM pg_replication_slots),
+  'clients', (SELECT coalesce(json_agg(json_build_object(
+      'application', application, 'user', login, 'address', address, 'count', n) ORDER BY application, login, address), '[]')
+    FROM (SELECT coalesce(application_name, '') AS application, coalesce(usename, '') AS login, host(client_addr) AS address,
+                 count(*) AS n
+            FROM pg_stat_activity
+           WHERE backend_type = 'client backend' AND NOT (application_name = 'handover' AND usename = current_user)
+           GROUP BY 1, 2, 3) AS alike),
+  'long_transactions', (SELECT coalesce(json_agg(json_build_object(
+      'pid', pid, 'application', coalesce(application_name, ''), 'state', coalesce(state, ''),
+      'age_ms', extract(epoch FROM now - xact_start) * 1000) ORDER BY xact_start), '[]')
+    FROM pg_stat_activity
+   WHERE backend_type = 'client backend' AND now - xact_start > interval '1 second'),
+  'settings', (SELECT json_object_agg(name, current_setting(name)) FROM unnest(ARRAY[
+      'archive_mode', 'default_transaction_read_only', 'hot_standby', 'max_replication_slots', 'max_standby_streaming_delay',
+      'max_wal_senders', 'primary_slot_name', 'restart_after_crash', 'synchronous_commit', 'wal_level', 'wal_log_hints',
+      'data_checksums', 'wal_retrieve_retry_interval', 'wal_sender_timeout']) AS name),
+  -- What an operator has written into postgresql.conf is not ours, whatever its value.
+  'quick_retry', EXISTS (SELECT FROM pg_settings WHERE name = 'wal_retrieve_retry_interval'
+      AND sourcefile LIKE '%/postgresql.auto.conf' AND current_setting(name) = '20ms'),
+  -- It may hold a password: never its content.
+  'follows_set', current_setting('primary_conninfo') <> '',
+  'synchronous_names', current_setting('synchronous_standby_names'),
+  'prepared_transactions', (SELECT count(*) FROM pg_prepared_xacts),
+  'archive_backlog', CASE WHEN current_setting('archive_mode') = 'off' THEN 0
+    ELSE (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END,
+  'missing', (SELECT coalesce(json_agg(what), '[]') FROM (VALUES
+      ('ALTER SYSTEM on synchronous_standby_names', has_parameter_privilege('synchronous_standby_names', 'ALTER SYSTEM')),
+      ('ALTER SYSTEM on primary_conninfo', has_parameter_privilege('primary_conninfo', 'ALTER SYSTEM')),
+      ('ALTER SYSTEM on primary_slot_name', has_parameter_privilege('primary_slot_name', 'ALTER SYSTEM')),
+      ('ALTER SYSTEM on wal_retrieve_retry_interval', has_parameter_privilege('wal_retrieve_retry_interval', 'ALTER SYSTEM')),
+      ('EXECUTE on pg_reload_conf()', has_function_privilege('pg_reload_conf()', 'EXECUTE')),
+      ('EXECUTE on pg_promote(boolean, integer)', has_function_privilege('pg_promote(boolean, integer)', 'EXECUTE')),
+      ('membership in pg_checkpoint', pg_has_role('pg_checkpoint', 'USAGE')),
+      ('REPLICATION', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user))
+    ) AS needed(what, granted) WHERE NOT granted)
+)
+FROM here

@@ -1,0 +1,197 @@
+//! Members that are taken out: fence a primary, take that back, withdraw a candidate, and bring either back as a replica. Also: point
+//! a running replica elsewhere.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::SimpleQueryRow;
+
+use super::client::{Client, Failure, HostArguments, explain};
+use super::convert::{configuration_value, connection, literal, slot_name};
+use super::settings::no_control;
+use crate::model::text::same_member;
+use crate::model::{Lineage, Peer, Target, Unreachable};
+use crate::provider::pgwire::{WireError, column};
+
+fn tried(what: &str, target: &Target) -> String {
+    format!("{what} of {}", target.name())
+}
+
+fn is_true(rows: &[SimpleQueryRow]) -> bool {
+    rows.first().and_then(|row| row.get(0)) == Some("t")
+}
+
+fn follow(target: &Target, primary: &Peer) -> Result<(String, String), Failure> {
+    let refused = |why| Failure::untouched(Unreachable::new(why, tried("preparing the connection", target)));
+    let login = target.settings.text("replication").unwrap_or_default();
+    let text = connection(primary, target.name(), login).map_err(refused)?;
+    Ok((text, slot_name(target.name()).map_err(refused)?))
+}
+
+fn host_arguments(target: &Target, primary: &Peer, senders: Vec<String>) -> Result<HostArguments, Failure> {
+    let (connection, slot) = follow(target, primary)?;
+    Ok(HostArguments { connection: configuration_value(&connection), slot, senders, ..HostArguments::default() })
+}
+
+/// What a member says of itself before it is taken out: whether it is a replica, and the walsenders of others than its successor.
+async fn before(client: &Client, target: &Target, successor: &Peer, deadline: Instant) -> (bool, Vec<String>) {
+    // A member that no longer answers is taken out all the same: the question has only a part of the time.
+    let now = Instant::now();
+    let quarter = now + deadline.saturating_duration_since(now) / 4;
+    let sql = "SELECT pg_is_in_recovery() AS replica, pid, application_name AS name \
+               FROM (SELECT) AS here LEFT JOIN pg_stat_replication ON true";
+    let Ok(rows) = client.ask(target, sql, quarter).await else { return (false, Vec::new()) };
+    let replica = rows.first().and_then(|row| column(row, "replica")) == Some("t");
+    let is_successor =
+        |row: &&SimpleQueryRow| column(row, "name").is_some_and(|name| same_member(name, successor.member.name()));
+    // If the successor cannot be told from the others, nobody is cut off.
+    if !rows.iter().any(|row| is_successor(&row)) {
+        return (replica, Vec::new());
+    }
+    let others = rows.iter().filter(|row| !is_successor(row));
+    (replica, others.filter_map(|row| column(row, "pid")).map(str::to_owned).collect())
+}
+
+/// Stops a primary cleanly so that it can only come back as a replica of `successor`.
+pub(super) async fn fence(
+    client: &Client,
+    target: &Target,
+    successor: &Peer,
+    run: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let (replica, senders) = before(client, target, successor, deadline).await;
+    if replica {
+        return Err(Failure::untouched(Unreachable::new("it is a replica", tried("fence", target))));
+    }
+    let arguments = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, senders)? };
+    let state = client.host(target, "fence", arguments, deadline).await?;
+    if state.fenced() {
+        return Ok(());
+    }
+    Err(Failure::unknown(
+        Unreachable::new(format!("it was stopped, but is not fenced: {}", state.describe()), tried("fence", target))
+            .advice("undo the fence, or look at the member's log before anything is promoted"),
+    ))
+}
+
+/// Stops a member, primary or replica, cleanly so that it can only come back as a replica of `successor`.
+pub(super) async fn withdraw(
+    client: &Client,
+    target: &Target,
+    successor: &Peer,
+    run: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let (_, senders) = before(client, target, successor, deadline).await;
+    let arguments = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, senders)? };
+    let state = client.host(target, "withdraw", arguments, deadline).await?;
+    if state.withdrawn() {
+        return Ok(());
+    }
+    let why = format!("it was stopped, but not cleanly: {}", state.describe());
+    Err(Failure::unknown(
+        Unreachable::new(why, tried("withdraw", target)).advice("it must not be started other than as a replica"),
+    ))
+}
+
+/// Takes a fence of ours back: the member runs as the primary that it was, whether it had stopped or not. A member that we did not
+/// fence, or whose history is no longer `lineage`, is left as it is.
+pub(super) async fn unfence(
+    client: &Client,
+    target: &Target,
+    lineage: &Lineage,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    /// After this long without an answer it is looked at again whether it runs.
+    const AGAIN: Duration = Duration::from_secs(1);
+    let arguments = || HostArguments { lineage: Some(lineage.clone()), ..HostArguments::default() };
+    let state = client.host(target, "unfence", arguments(), deadline).await?;
+    let mut asked = Instant::now();
+    let mut last = "no answer".to_owned();
+    while Instant::now() < deadline {
+        match client.ask(target, "SELECT NOT pg_is_in_recovery()", deadline).await {
+            Ok(rows) if is_true(&rows) => {
+                if !state.mark.is_empty() {
+                    // Only now: until it is a primary again, an unfence may have to be said again.
+                    forget(client, target, deadline).await;
+                }
+                return Ok(());
+            }
+            Ok(_) => last = "it is in recovery".to_owned(),
+            Err(error) => last = error.to_string(),
+        }
+        if asked.elapsed() > AGAIN {
+            // It had been told to stop and did so only now.
+            client
+                .host(target, "unfence", arguments(), deadline)
+                .await
+                .map_err(|failure| Failure::unknown(failure.why))?;
+            asked = Instant::now();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let why = format!("it does not yet accept writes: {last}");
+    Err(Failure::unknown(Unreachable::new(why, tried("unfence", target)).advice("look at the member's log")))
+}
+
+/// Removes the mark. One that stays is harmless as long as the member's history does not change, and is judged by that.
+async fn forget(client: &Client, target: &Target, deadline: Instant) {
+    drop(client.host(target, "unmark", HostArguments::default(), deadline).await);
+}
+
+/// Makes a fenced member, or a running replica, follow `primary`.
+pub(super) async fn rejoin(client: &Client, target: &Target, primary: &Peer, deadline: Instant) -> Result<(), Failure> {
+    let (connection, slot) = follow(target, primary)?;
+    match client.ask(target, "SELECT pg_is_in_recovery()", deadline).await {
+        Ok(rows) if is_true(&rows) => {
+            point(client, target, &connection, &slot, deadline).await?;
+            // One that somebody started after a fence is a replica like any other from now on.
+            if no_control(target).is_none() {
+                let now = Instant::now();
+                forget(client, target, now + deadline.saturating_duration_since(now) / 2).await;
+            }
+            Ok(())
+        }
+        Ok(_) => Err(Failure::untouched(
+            Unreachable::new("it is a primary", tried("rejoin", target)).advice("fence it first"),
+        )),
+        Err(WireError::NoSession { code: None, .. }) => {
+            let state = client
+                .host(target, "state", HostArguments::default(), deadline)
+                .await
+                .map_err(|failure| Failure::untouched(failure.why))?;
+            if !state.may_follow() {
+                return Err(Failure::untouched(
+                    Unreachable::new(format!("it cannot simply follow: {}", state.describe()), tried("rejoin", target))
+                        .advice("if it ended without a clean stop it needs pg_rewind or a new copy"),
+                ));
+            }
+            client.host(target, "rejoin", host_arguments(target, primary, Vec::new())?, deadline).await.map(drop)
+        }
+        Err(error) => Err(Failure::untouched(explain(target, &error))),
+    }
+}
+
+/// Points a running replica elsewhere: since PostgreSQL 13 a reload is enough.
+async fn point(
+    client: &Client,
+    target: &Target,
+    connection: &str,
+    slot: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let failure = |touched: bool| {
+        move |error: WireError| Failure { certain: !touched && error.certain(), why: explain(target, &error) }
+    };
+    let session = client.session(target, deadline).await.map_err(failure(false))?;
+    let (connection, slot) = (literal(connection), literal(slot));
+    session
+        .query(&format!("ALTER SYSTEM SET primary_conninfo = {connection}"), deadline)
+        .await
+        .map_err(failure(false))?;
+    session.query(&format!("ALTER SYSTEM SET primary_slot_name = {slot}"), deadline).await.map_err(failure(true))?;
+    session.query("SELECT pg_reload_conf()", deadline).await.map_err(failure(true))?;
+    client.keep(target, session);
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! PostgreSQL members: SQL on the member, and commands on its machine for what SQL cannot do (stop, start, control data).
+//!
+//! May use `model`, `journal` (the permit), `provider`, `transport` and `secret`. Needs PostgreSQL 15 or newer; what a member needs
+//! to be configured, and the rights of the role, are in `docs/providers.md`. Why each step is as it is: the PostgreSQL manual,
+//! chapters 27 (replication) and 9.27 (administration functions), and the traps that `docs/providers.md` lists.
+//!
+//! # Native verbs
+//! Each has the arguments below, all lists of texts; a condition [`Native`](Condition::Native) of the same verb and arguments asks
+//! whether it is in place, and with `done: false` whether nothing of it is left. All are idempotent. An `un…` verb takes the
+//! arguments of what it takes back.
+//!
+//! | verb | at | arguments | does |
+//! | --- | --- | --- | --- |
+//! | [`prepare_promotion`](PREPARE_PROMOTION) | the candidate | `followers`: members; `synchronous`: one text; where they are known, `kept`: followers whose slots were there before, `synchronous_before`: the text before | creates a physical slot for each follower, sets `synchronous_standby_names` to `synchronous` (empty: nobody), lowers `wal_retrieve_retry_interval`, CHECKPOINT |
+//! | [`unprepare_promotion`](UNPREPARE_PROMOTION) | the candidate | the same | drops the slots that nobody uses and that are not `kept`, resets both settings, or sets the names to `synchronous_before` |
+//! | [`prepare_demotion`](PREPARE_DEMOTION) | the old primary | `primary`: member and `host:port` of its successor | sets `primary_conninfo` and `primary_slot_name` (of no effect on a primary), CHECKPOINT |
+//! | [`unprepare_demotion`](UNPREPARE_DEMOTION) | the old primary | the same | resets both |
+//! | [`finish_promotion`](FINISH_PROMOTION) | the new primary, after the rejoin | `synchronous`: the complete set | sets it, resets the temporary setting, drops the slot in its own name, CHECKPOINT |
+//! | [`finish_demotion`](FINISH_DEMOTION) | the rejoined old primary | `stale`: members that followed it | resets the temporary setting, drops their slots where nobody uses them |
+//!
+//! Without `synchronous` the names are left alone. A member's slot is its name with underscores for hyphens; its
+//! `application_name` is its name. Replicas other than the candidate that commits will wait for must follow the candidate *before*
+//! the pause ([`Action::Rejoin`] at each, once its slot is there): else every commit after the promotion waits until they do.
+
+mod client;
+mod convert;
+mod fence;
+mod native;
+mod promote;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use client::{Client, Failure, HostArguments, explain};
+use native::Arguments;
+pub use settings::check;
+
+use super::pgwire::column;
+use super::{Outcome, Provider};
+use crate::journal::Permit;
+use crate::model::{Action, Condition, Facts, MemberFacts, Observed, Role, Scope, Target, Unreachable};
+use crate::secret::SecretReader;
+use crate::transport::Transport;
+
+/// Native verb: what the candidate needs before it is promoted.
+pub const PREPARE_PROMOTION: &str = "prepare_promotion";
+/// Native verb: takes [`PREPARE_PROMOTION`] back.
+pub const UNPREPARE_PROMOTION: &str = "unprepare_promotion";
+/// Native verb: what the old primary needs before it is fenced.
+pub const PREPARE_DEMOTION: &str = "prepare_demotion";
+/// Native verb: takes [`PREPARE_DEMOTION`] back.
+pub const UNPREPARE_DEMOTION: &str = "unprepare_demotion";
+/// Native verb: what remains to be done at the new primary.
+pub const FINISH_PROMOTION: &str = "finish_promotion";
+/// Native verb: what remains to be done at the old primary.
+pub const FINISH_DEMOTION: &str = "finish_demotion";
+
+/// How often a member is asked for all its facts, and its machine for its process.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The provider `postgresql`.
+pub struct Postgresql {
+    client: Client,
+}
+
+impl Postgresql {
+    /// A provider without open sessions.
+    pub fn new(secrets: Arc<SecretReader>, transport: Arc<Transport>) -> Self {
+        Self { client: Client::new(secrets, transport) }
+    }
+
+    /// The facts that `condition` is about, once.
+    async fn facts_for(
+        &self,
+        target: &Target,
+        condition: &Condition,
+        deadline: Instant,
+    ) -> Result<MemberFacts, Unreachable> {
+        match condition {
+            Condition::Role { role: Role::Fenced | Role::Stopped, .. } => {
+                let state = self.client.host(target, "state", HostArguments::default(), deadline).await;
+                let state = state.map_err(|failure| failure.why)?;
+                if state.alive {
+                    self.client.facts(target, deadline).await
+                } else {
+                    Ok(state.facts(settings::no_control(target)))
+                }
+            }
+            Condition::Native { verb, args, .. } => {
+                let wrong = |why: String| Unreachable::new(why, format!("{verb} at {}", target.name()));
+                let args = Arguments::read(target, args).map_err(wrong)?;
+                let follows = match verb.as_str() {
+                    PREPARE_DEMOTION => self.follows(target, &args, deadline).await?,
+                    _ => false,
+                };
+                let mut facts = self.client.facts(target, deadline).await?;
+                let state = convert::native_state(verb, &args, &facts, follows);
+                facts.settings.insert(format!("native:{verb}"), state);
+                Ok(facts)
+            }
+            _ => self.client.facts(target, deadline).await,
+        }
+    }
+
+    /// Whether it is set to follow whom the arguments name; the setting itself may hold a password and is not read.
+    async fn follows(&self, target: &Target, args: &Arguments, deadline: Instant) -> Result<bool, Unreachable> {
+        let wrong = |why: String| Unreachable::new(why, format!("{PREPARE_DEMOTION} at {}", target.name()));
+        let connection = args.connection(target).map_err(wrong)?;
+        let slot = convert::slot_name(target.name()).map_err(wrong)?;
+        let sql = format!(
+            "SELECT current_setting('primary_conninfo') = {} AND current_setting('primary_slot_name') = {} AS follows",
+            convert::literal(&connection),
+            convert::literal(&slot)
+        );
+        let rows = self.client.ask(target, &sql, deadline).await.map_err(|error| explain(target, &error))?;
+        Ok(rows.first().and_then(|row| column(row, "follows")) == Some("t"))
+    }
+
+    async fn act(&self, target: &Target, action: &Action, run: &str, deadline: Instant) -> Result<(), Failure> {
+        let client = &self.client;
+        match action {
+            Action::Native { verb, args } => native::apply(client, target, verb, args, deadline).await,
+            Action::Fence { successor } => fence::fence(client, target, successor, run, deadline).await,
+            Action::Withdraw { successor } => fence::withdraw(client, target, successor, run, deadline).await,
+            Action::Unfence { lineage } => fence::unfence(client, target, lineage, deadline).await,
+            Action::CatchUp { behind, position } => {
+                promote::catch_up(client, target, behind, *position, deadline).await
+            }
+            Action::Promote { lineage } => promote::promote(client, target, lineage, deadline).await,
+            Action::Rejoin { primary } => fence::rejoin(client, target, primary, deadline).await,
+            other => Err(Failure::untouched(Unreachable::new(
+                format!("the provider `postgresql` cannot {}", other.verb()),
+                target.name(),
+            ))),
+        }
+    }
+}
+
+fn known(facts: MemberFacts, began: Instant) -> Observed<Facts> {
+    Observed::Known { value: Facts::Member(Box::new(facts)), took: began.elapsed() }
+}
+
+#[async_trait]
+impl Provider for Postgresql {
+    async fn observe(&self, target: &Target, _scope: &Scope, deadline: Instant) -> Observed<Facts> {
+        let began = Instant::now();
+        match self.client.facts_or_files(target, deadline).await {
+            Ok(facts) => known(facts, began),
+            Err(why) => Observed::Unreachable(why),
+        }
+    }
+
+    async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome {
+        match self.act(target, action, &permit.run().0, deadline).await {
+            Ok(()) => Outcome::Applied,
+            Err(failure) => failure.outcome(),
+        }
+    }
+
+    async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {
+        let began = Instant::now();
+        // What can be awaited by a cheap question is; whatever comes of it, the facts below are what counts.
+        match condition {
+            Condition::AppliedBeyond { position: Some(position) } => {
+                drop(
+                    promote::wait_applied(&self.client, target, *position, deadline - deadline_reserve(deadline)).await,
+                );
+            }
+            Condition::Promoted { beyond } => {
+                let reserve = deadline_reserve(deadline);
+                drop(promote::wait_promoted(&self.client, target, beyond.timeline, deadline - reserve).await);
+            }
+            _ => {}
+        }
+        let mut last = None;
+        loop {
+            match self.facts_for(target, condition, deadline).await {
+                Ok(facts) => {
+                    let facts = Facts::Member(Box::new(facts));
+                    let holds = condition.holds(&facts).is_ok();
+                    last = Some(Observed::Known { value: facts, took: began.elapsed() });
+                    if holds {
+                        break;
+                    }
+                }
+                // A member that is starting or stopping will answer again; one that ran out of time said enough before.
+                Err(why) => {
+                    if last.is_none() || Instant::now() < deadline {
+                        last = Some(Observed::Unreachable(why));
+                    }
+                }
+            }
+            if Instant::now() + POLL >= deadline {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        last.unwrap_or_else(|| Observed::Unreachable(Unreachable::new("no time was left", target.name())))
+    }
+
+    async fn warm_up(&self, target: &Target, deadline: Instant) {
+        self.client.warm_up(target, deadline).await;
+    }
+}
+
+/// What is kept of the time for the facts themselves.
+fn deadline_reserve(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()) / 4
+}

@@ -1,0 +1,285 @@
+//! What surrounds a switchover on its two members: slots, synchronous names, checkpoints and temporary settings.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::client::{Client, Failure, explain};
+use super::convert::{QUICK_RETRY, connection, literal, slot_name};
+use crate::model::{Peer, Target, TargetId, Unreachable};
+use crate::provider::pgwire::{Session, WireError};
+
+/// The arguments of native verbs, read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Arguments {
+    /// Members that will follow, or follow.
+    pub followers: Vec<String>,
+    /// The exact value of `synchronous_standby_names`; none leaves it alone.
+    pub synchronous: Option<String>,
+    /// Members whose slots were there before the preparation: they stay.
+    pub kept: Vec<String>,
+    /// `synchronous_standby_names` before the preparation.
+    pub synchronous_before: Option<String>,
+    /// Whom to follow.
+    pub primary: Option<Peer>,
+    /// Members whose slots are of no more use.
+    pub stale: Vec<String>,
+}
+
+impl Arguments {
+    /// Reads the arguments of a native action or condition.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read(target: &Target, args: &BTreeMap<String, Vec<String>>) -> Result<Self, String> {
+        let mut read = Self::default();
+        for (key, values) in args {
+            match (key.as_str(), values.as_slice()) {
+                ("followers", _) => read.followers.clone_from(values),
+                ("stale", _) => read.stale.clone_from(values),
+                ("kept", _) => read.kept.clone_from(values),
+                ("synchronous_before", []) => read.synchronous_before = Some(String::new()),
+                ("synchronous_before", [value]) => read.synchronous_before = Some(value.clone()),
+                ("synchronous", []) => read.synchronous = Some(String::new()),
+                ("synchronous", [value]) => read.synchronous = Some(value.clone()),
+                ("primary", [member, address]) => {
+                    let database = target.id.scope().unwrap_or_default();
+                    let member = TargetId::member(&database.into(), member);
+                    read.primary = Some(Peer { member, address: address.clone() });
+                }
+                _ => return Err(format!("the argument `{key}` is none of postgresql's, or has too many values")),
+            }
+        }
+        for member in read.followers.iter().chain(&read.stale).chain(&read.kept) {
+            slot_name(member)?;
+        }
+        Ok(read)
+    }
+
+    /// The followers whose slots the preparation makes.
+    pub fn new_slots(&self) -> Vec<String> {
+        self.followers.iter().filter(|member| !self.kept.contains(member)).cloned().collect()
+    }
+
+    /// How `target` connects to `primary`.
+    ///
+    /// # Errors
+    /// If there is none, or its address is none.
+    pub fn connection(&self, target: &Target) -> Result<String, String> {
+        let primary = self.primary.as_ref().ok_or("the argument `primary` is missing")?;
+        connection(primary, target.name(), target.settings.text("replication").unwrap_or_default())
+    }
+}
+
+/// One session's work; a failure after the first statement that acts leaves the outcome unknown.
+struct Work<'a> {
+    target: &'a Target,
+    session: Session,
+    deadline: Instant,
+    touched: bool,
+}
+
+impl Work<'_> {
+    fn failure(&self, error: &WireError) -> Failure {
+        Failure { certain: !self.touched && error.certain(), why: explain(self.target, error) }
+    }
+
+    async fn act(&mut self, sql: &str) -> Result<(), Failure> {
+        match self.session.query(sql, self.deadline).await {
+            Ok(_) => {
+                self.touched = true;
+                Ok(())
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    async fn ask(&self, sql: &str) -> Result<Option<String>, Failure> {
+        let rows = self.session.query(sql, self.deadline).await.map_err(|error| self.failure(&error))?;
+        Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
+    }
+
+    async fn create_slots(&mut self, members: &[String]) -> Result<(), Failure> {
+        for slot in members.iter().flat_map(|member| slot_name(member)) {
+            let slot = literal(&slot);
+            // It keeps the log from now on, not only from the follower's first connection.
+            self.act(&format!(
+                "SELECT pg_create_physical_replication_slot({slot}, true) \
+                 WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {slot})"
+            ))
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn drop_slots(&mut self, members: &[String]) -> Result<(), Failure> {
+        for slot in members.iter().flat_map(|member| slot_name(member)) {
+            self.act(&format!(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                 WHERE slot_name = {} AND slot_type = 'physical' AND NOT active",
+                literal(&slot)
+            ))
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn quick_retry(&mut self) -> Result<(), Failure> {
+        // A value that an operator has set by ALTER SYSTEM could not be put back: it is left alone.
+        let theirs = "SELECT count(*) FROM pg_settings WHERE name = 'wal_retrieve_retry_interval' \
+                      AND sourcefile LIKE '%postgresql.auto.conf'";
+        if self.ask(theirs).await?.as_deref() == Some("0") {
+            self.act(&format!("ALTER SYSTEM SET wal_retrieve_retry_interval = '{QUICK_RETRY}'")).await?;
+        }
+        Ok(())
+    }
+
+    async fn usual_retry(&mut self) -> Result<(), Failure> {
+        let ours = format!(
+            "SELECT count(*) FROM pg_settings WHERE name = 'wal_retrieve_retry_interval' \
+             AND sourcefile LIKE '%/postgresql.auto.conf' AND current_setting(name) = '{QUICK_RETRY}'"
+        );
+        if self.ask(&ours).await?.as_deref() == Some("1") {
+            self.act("ALTER SYSTEM RESET wal_retrieve_retry_interval").await?;
+        }
+        Ok(())
+    }
+
+    /// Loads the configuration and waits until this session has taken it over.
+    async fn reload(&mut self) -> Result<(), Failure> {
+        let before = self.ask("SELECT pg_conf_load_time()").await?.unwrap_or_default();
+        self.act("SELECT pg_reload_conf()").await?;
+        let sql = format!("SELECT pg_conf_load_time() > {}", literal(&before));
+        let loaded = |rows: &[tokio_postgres::SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
+        match self.session.poll(&sql, Duration::from_millis(1), self.deadline, loaded).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.failure(&WireError::Deadline)),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    async fn synchronous(&mut self, names: Option<&String>) -> Result<(), Failure> {
+        match names {
+            Some(names) => self.act(&format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(names))).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Carries out a native verb.
+pub(super) async fn apply(
+    client: &Client,
+    target: &Target,
+    verb: &str,
+    args: &BTreeMap<String, Vec<String>>,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let refused = |why: String| Failure::untouched(Unreachable::new(why, format!("{verb} at {}", target.name())));
+    let args = Arguments::read(target, args).map_err(refused)?;
+    let known = [
+        super::PREPARE_PROMOTION,
+        super::UNPREPARE_PROMOTION,
+        super::PREPARE_DEMOTION,
+        super::UNPREPARE_DEMOTION,
+        super::FINISH_PROMOTION,
+        super::FINISH_DEMOTION,
+    ];
+    if !known.contains(&verb) {
+        return Err(refused(format!("the provider `postgresql` has no verb `{verb}`")));
+    }
+    let connection = match verb {
+        super::PREPARE_DEMOTION => args.connection(target).map_err(refused)?,
+        _ => String::new(),
+    };
+    let own_slot = slot_name(target.name()).map_err(refused)?;
+    let session = client
+        .session(target, deadline)
+        .await
+        .map_err(|error| Failure { certain: error.certain(), why: explain(target, &error) })?;
+    let mut work = Work { target, session, deadline, touched: false };
+    match verb {
+        super::PREPARE_PROMOTION => {
+            work.create_slots(&args.followers).await?;
+            work.synchronous(args.synchronous.as_ref()).await?;
+            work.quick_retry().await?;
+            work.reload().await?;
+            // On a replica a restartpoint: what is written now need not be written while clients wait.
+            work.act("CHECKPOINT").await?;
+        }
+        super::UNPREPARE_PROMOTION => {
+            work.drop_slots(&args.new_slots()).await?;
+            work.usual_retry().await?;
+            if work.ask("SHOW synchronous_standby_names").await? == args.synchronous {
+                work.act("ALTER SYSTEM RESET synchronous_standby_names").await?;
+            }
+            work.reload().await?;
+            // What ALTER SYSTEM had set before, unless postgresql.conf says the same.
+            if let Some(before) = &args.synchronous_before
+                && work.ask("SHOW synchronous_standby_names").await?.as_ref() != Some(before)
+            {
+                work.synchronous(Some(before)).await?;
+                work.reload().await?;
+            }
+        }
+        super::PREPARE_DEMOTION => {
+            work.act(&format!("ALTER SYSTEM SET primary_conninfo = {}", literal(&connection))).await?;
+            work.act(&format!("ALTER SYSTEM SET primary_slot_name = {}", literal(&own_slot))).await?;
+            work.reload().await?;
+            work.act("CHECKPOINT").await?;
+        }
+        super::UNPREPARE_DEMOTION => {
+            work.act("ALTER SYSTEM RESET primary_conninfo").await?;
+            work.act("ALTER SYSTEM RESET primary_slot_name").await?;
+            work.reload().await?;
+        }
+        _ => {
+            work.synchronous(args.synchronous.as_ref()).await?;
+            work.usual_retry().await?;
+            work.reload().await?;
+            work.drop_slots(&args.stale).await?;
+            // Nobody follows himself: this one is from before the promotion.
+            work.drop_slots(&[target.name().to_owned()]).await?;
+            if verb == super::FINISH_PROMOTION {
+                work.act("CHECKPOINT").await?;
+            }
+        }
+    }
+    client.keep(target, work.session);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    // What the verbs do is shown on real servers: tests/contract/postgresql.rs and tests/switchover.rs.
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{DatabaseName, Settings, TargetKind};
+
+    #[test]
+    fn arguments_are_read_or_refused() {
+        let target = Target {
+            id: TargetId::member(&DatabaseName::new("accounts"), "west-pg1"),
+            kind: TargetKind::Member,
+            facility: "west".into(),
+            provider: "postgresql".into(),
+            address: "10.10.0.100:5432".to_owned(),
+            settings: Settings::default(),
+            host: None,
+        };
+        let target = Arc::new(target);
+        let args = |key: &str, values: &[&str]| {
+            let values = values.iter().map(ToString::to_string).collect();
+            Arguments::read(&target, &BTreeMap::from([(key.to_owned(), values)]))
+        };
+        assert_eq!(args("synchronous", &[""]).unwrap().synchronous.as_deref(), Some(""));
+        assert_eq!(args("followers", &["east-pg1"]).unwrap().followers, ["east-pg1"]);
+        let primary = args("primary", &["east-pg1", "10.20.0.100:5432"]).unwrap();
+        assert_eq!(primary.primary.as_ref().unwrap().member.as_str(), "member/accounts/east-pg1");
+        assert_eq!(primary.connection(&target).unwrap(), "host=10.20.0.100 port=5432 application_name=west-pg1");
+        assert!(args("followers", &["Ost"]).is_err());
+        assert!(args("primary", &["east-pg1"]).is_err());
+        assert!(args("colour", &["blue"]).is_err());
+    }
+}

@@ -1,0 +1,20 @@
+//! What operators read: plans, status, runs. Pure rendering into strings; only `progress` draws on a terminal.
+//!
+//! May use layers 0 and 1. Must not ask a clock or a target: time comes in, style comes in.
+
+mod describe;
+pub mod diagnostic;
+mod layout;
+mod plan;
+mod progress;
+mod run;
+#[cfg(test)]
+mod sample;
+mod status;
+mod text;
+
+pub use plan::{Detail, plan};
+pub use progress::{Json, Live, Plain, Reporter};
+pub use run::run;
+pub use status::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView, status};
+pub use text::Style;

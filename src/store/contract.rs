@@ -1,0 +1,259 @@
+//! What every store must do: one test per clause and store, made by `store_contract!`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::journal::{Entry, Hold, HoldKind, Record, RunEnd, RunId, Store, StoreError};
+use crate::model::{Action, Condition, FromTo, RecordKey, RecordSet, RecordType, TargetId};
+use crate::plan::{Assumption, StepId};
+
+/// A store's place; opening it again is what another process, or the next one, does.
+pub trait Bench {
+    /// A new, empty place.
+    fn new() -> Self;
+    /// Opens the store there for the topology `clickbank`.
+    fn open(&self) -> Arc<dyn Store>;
+}
+
+macro_rules! store_contract {
+    ($bench:ty) => {
+        store_contract! { $bench:
+            of_two_holders_one_wins
+            what_would_stop_a_run_is_told_beforehand_and_nothing_is_taken
+            of_many_at_once_one_wins
+            an_expired_lease_is_taken_over_and_its_old_holder_stopped
+            a_lease_that_ran_out_untaken_is_still_good
+            a_lease_is_given_back_at_the_end
+            tokens_rise_with_every_holder
+            a_plan_is_used_once
+            holds_are_made_with_the_first_record_and_released_with_the_last
+            a_hold_on_the_same_subject_replaces_the_earlier_one
+            what_was_appended_survives_a_holder_that_died
+            records_read_back_as_written
+            a_run_begins_and_ends_with_its_own_records
+        }
+    };
+    ($bench:ty: $($clause:ident)*) => {$(
+        #[tokio::test]
+        async fn $clause() {
+            $crate::store::contract::$clause(<$bench as $crate::store::contract::Bench>::new()).await;
+        }
+    )*};
+}
+pub(crate) use store_contract;
+
+/// So many seconds after the beginning of the test's time.
+pub fn moment(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_795_000_000).unwrap() + SignedDuration::from_secs(seconds)
+}
+
+/// A record at so many seconds.
+pub fn entry(sequence: u64, seconds: i64, record: Record) -> Entry {
+    Entry { sequence, at: moment(seconds), elapsed_ms: 7, record }
+}
+
+/// The first record of a run of the plan with this digest.
+pub fn first(seconds: i64, digest: &str, holds: &[Hold]) -> Entry {
+    let record = Record::RunStarted {
+        plan: format!("plan-{digest}"),
+        plan_digest: digest.to_owned(),
+        operator: "ada@ops pid 4711".to_owned(),
+        holds: holds.to_vec(),
+    };
+    entry(0, seconds, record)
+}
+
+/// A record in the middle.
+pub fn step(id: &str) -> Record {
+    Record::StepDone { step: StepId(id.to_owned()), verified: "as demanded".to_owned() }
+}
+
+/// The last record.
+pub fn end(released: &[HoldKind]) -> Record {
+    Record::RunEnded { end: RunEnd::Done, summary: "west is drained".to_owned(), released: released.to_vec() }
+}
+
+fn run(name: &str) -> RunId {
+    RunId(name.to_owned())
+}
+
+fn hold(kind: HoldKind, reason: &str) -> Hold {
+    let reason = Some(reason.to_owned());
+    Hold { kind, by: "ada@ops".to_owned(), since: moment(0), reason, review_by: Some(moment(86_400)), run: run("1") }
+}
+
+fn drained(facility: &str) -> HoldKind {
+    HoldKind::Drained { facility: facility.into() }
+}
+
+pub async fn of_two_holders_one_wins(bench: impl Bench) {
+    let (one, two) = (bench.open(), bench.open());
+    one.begin(&run("1"), "ada@ops pid 1", &first(0, "a", &[])).await.unwrap();
+    match two.begin(&run("2"), "bob@ops pid 2", &first(29, "b", &[])).await {
+        Err(StoreError::Locked { holder, since, run }) => {
+            assert_eq!((holder.as_str(), since, run.0.as_str()), ("ada@ops pid 1", moment(0), "1"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(two.runs().await.unwrap().len(), 1, "the loser leaves nothing behind");
+}
+
+pub async fn of_many_at_once_one_wins(bench: impl Bench) {
+    let stores: Vec<_> = (0..8).map(|number| (number, bench.open())).collect();
+    let attempts = stores.into_iter().map(|(number, store)| {
+        tokio::spawn(async move {
+            store.begin(&run(&format!("{number}")), "ada", &first(0, &format!("{number}"), &[])).await
+        })
+    });
+    let mut won = 0;
+    for attempt in attempts.collect::<Vec<_>>() {
+        match attempt.await.unwrap() {
+            Ok(_) => won += 1,
+            Err(StoreError::Locked { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(won, 1);
+}
+
+pub async fn an_expired_lease_is_taken_over_and_its_old_holder_stopped(bench: impl Bench) {
+    let (one, two) = (bench.open(), bench.open());
+    let old = one.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    one.append(&old, &entry(1, 20, step("a"))).await.unwrap();
+    assert!(
+        matches!(two.begin(&run("2"), "bob", &first(45, "b", &[])).await, Err(StoreError::Locked { .. })),
+        "an append prolongs the lease"
+    );
+    one.renew(&old, moment(40)).await.unwrap();
+    let new = two.begin(&run("2"), "bob", &first(70, "b", &[])).await.unwrap();
+    let lost = |result| matches!(result, Err(StoreError::LeaseLost { run }) if run.0 == "1");
+    assert!(lost(one.append(&old, &entry(2, 71, step("b"))).await));
+    assert!(lost(one.renew(&old, moment(71)).await));
+    assert!(lost(one.end(&old, &entry(2, 71, end(&[]))).await));
+    two.end(&new, &entry(1, 72, end(&[]))).await.unwrap();
+    assert!(lost(one.append(&old, &entry(2, 73, step("b"))).await), "also once the new holder has ended");
+    assert_eq!(one.records(&run("1")).await.unwrap().len(), 2);
+}
+
+pub async fn a_lease_that_ran_out_untaken_is_still_good(bench: impl Bench) {
+    let store = bench.open();
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    store.append(&lease, &entry(1, 3_600, step("a"))).await.unwrap();
+    assert!(matches!(store.begin(&run("2"), "bob", &first(3_601, "b", &[])).await, Err(StoreError::Locked { .. })));
+}
+
+pub async fn a_lease_is_given_back_at_the_end(bench: impl Bench) {
+    let store = bench.open();
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
+    store.begin(&run("2"), "bob", &first(1, "b", &[])).await.unwrap();
+    let runs = store.runs().await.unwrap();
+    let runs: Vec<_> = runs.iter().map(|run| (run.run.0.as_str(), run.plan.as_str(), run.end)).collect();
+    assert_eq!(runs, [("2", "plan-b", None), ("1", "plan-a", Some(RunEnd::Done))]);
+}
+
+pub async fn tokens_rise_with_every_holder(bench: impl Bench) {
+    let mut last = 0;
+    for number in 0..3 {
+        let store = bench.open();
+        let digest = number.to_string();
+        let lease = store.begin(&run(&digest), "ada", &first(number, &digest, &[])).await.unwrap();
+        assert!(lease.token > last);
+        last = lease.token;
+        store.end(&lease, &entry(1, number, end(&[]))).await.unwrap();
+    }
+}
+
+pub async fn a_plan_is_used_once(bench: impl Bench) {
+    let store = bench.open();
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
+    match store.begin(&run("2"), "ada", &first(2, "a", &[])).await {
+        Err(StoreError::PlanUsed { run }) => assert_eq!(run.0, "1"),
+        other => panic!("{other:?}"),
+    }
+    store.begin(&run("3"), "ada", &first(3, "b", &[])).await.expect("the refusal leaves no lock behind");
+}
+
+pub async fn what_would_stop_a_run_is_told_beforehand_and_nothing_is_taken(bench: impl Bench) {
+    let (one, two) = (bench.open(), bench.open());
+    two.may_begin("a", moment(0)).await.unwrap();
+    let lease = one.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    assert!(matches!(two.may_begin("b", moment(29)).await, Err(StoreError::Locked { holder, .. }) if holder == "ada"));
+    two.may_begin("b", moment(31)).await.expect("the lease has expired");
+    one.end(&lease, &entry(1, 32, end(&[]))).await.unwrap();
+    assert!(matches!(two.may_begin("a", moment(33)).await, Err(StoreError::PlanUsed { run }) if run.0 == "1"));
+    two.may_begin("b", moment(33)).await.unwrap();
+}
+
+pub async fn holds_are_made_with_the_first_record_and_released_with_the_last(bench: impl Bench) {
+    let store = bench.open();
+    let primary = HoldKind::Primary {
+        database: "accounts".into(),
+        member: TargetId::member(&"accounts".into(), "east-pg1"),
+        away_from: "west".into(),
+    };
+    let holds = [hold(drained("west"), "new switches"), hold(primary.clone(), "moved with the drain")];
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &holds)).await.unwrap();
+    assert_eq!(bench.open().holds().await.unwrap(), holds, "in force from the first record on, oldest first");
+    store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
+    let lease = store.begin(&run("2"), "ada", &first(2, "b", &[])).await.unwrap();
+    store.end(&lease, &entry(1, 3, end(&[drained("west"), drained("east")]))).await.unwrap();
+    let left: Vec<_> = store.holds().await.unwrap().into_iter().map(|hold| hold.kind).collect();
+    assert_eq!(left, [primary]);
+}
+
+pub async fn a_hold_on_the_same_subject_replaces_the_earlier_one(bench: impl Bench) {
+    let store = bench.open();
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[hold(drained("west"), "first")])).await.unwrap();
+    store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
+    store.begin(&run("2"), "ada", &first(2, "b", &[hold(drained("west"), "second")])).await.unwrap();
+    let reasons: Vec<_> = store.holds().await.unwrap().into_iter().map(|hold| hold.reason.unwrap()).collect();
+    assert_eq!(reasons, ["second"]);
+}
+
+pub async fn what_was_appended_survives_a_holder_that_died(bench: impl Bench) {
+    let store = bench.open();
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[hold(drained("west"), "x")])).await.unwrap();
+    store.append(&lease, &entry(1, 1, step("a"))).await.unwrap();
+    drop(store);
+    let store = bench.open();
+    assert_eq!(store.records(&run("1")).await.unwrap().len(), 2);
+    assert_eq!(store.runs().await.unwrap()[0].end, None);
+    assert_eq!(store.holds().await.unwrap().len(), 1);
+    assert!(matches!(store.begin(&run("2"), "ada", &first(2, "b", &[])).await, Err(StoreError::Locked { .. })));
+    store.begin(&run("2"), "ada", &first(31, "b", &[])).await.expect("its lease runs out");
+}
+
+pub async fn records_read_back_as_written(bench: impl Bench) {
+    let store = bench.open();
+    let key = RecordKey { name: "pay.clickbank.example".to_owned(), rtype: RecordType::A };
+    let set = |address: &str| RecordSet { ttl: 30, data: [address.parse().unwrap()].into() };
+    let change = FromTo { from: Some(set("10.10.0.80")), to: None };
+    let assumed = Assumption {
+        target: TargetId::name_server(&"clickbank.example".into(), "west-ns1"),
+        condition: Condition::Records { sets: BTreeMap::from([(key.clone(), Some(set("10.10.0.80")))]) },
+    };
+    let started = Record::StepStarted {
+        step: StepId("dns.remove".to_owned()),
+        assumed: vec![assumed],
+        intended: Some(Action::SetRecords { zone: "clickbank.example".into(), sets: BTreeMap::from([(key, change)]) }),
+    };
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let written = [first(0, "a", &[]), entry(1, 1, started), entry(2, 2, step("dns.remove")), entry(3, 3, end(&[]))];
+    store.append(&lease, &written[1]).await.unwrap();
+    store.append(&lease, &written[2]).await.unwrap();
+    store.end(&lease, &written[3]).await.unwrap();
+    assert_eq!(store.records(&run("1")).await.unwrap(), written);
+    assert_eq!(store.records(&run("none")).await.unwrap(), []);
+}
+
+pub async fn a_run_begins_and_ends_with_its_own_records(bench: impl Bench) {
+    let store = bench.open();
+    assert!(store.begin(&run("1"), "ada", &entry(0, 0, step("a"))).await.is_err());
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    assert!(store.end(&lease, &entry(1, 1, step("a"))).await.is_err());
+    store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
+}

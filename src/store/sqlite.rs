@@ -1,0 +1,529 @@
+//! The embedded store: one SQLite file on the operator's machine. It covers that machine, and no other.
+//!
+//! Every write is one immediate transaction in WAL mode with `synchronous = FULL`: when a call returns, the record has been synced
+//! to the disk. A killed process leaves a file that the next one opens as it is.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use crate::journal::{Entry, Hold, HoldKind, Lease, Record, RunEnd, RunId, RunSummary, Store, StoreError};
+
+/// How long a lease lasts after its last renewal or append.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How long a write waits for another process that is just writing.
+const BUSY: Duration = Duration::from_secs(5);
+
+const FILE: &str = "handover.sqlite3";
+
+/// `PRAGMA application_id`: "HNDO".
+const APPLICATION: i64 = 0x484e_444f;
+
+/// `PRAGMA user_version` of the schema below.
+const VERSION: i64 = 1;
+
+/// Times are RFC 3339 where they are only shown, milliseconds since the epoch where they are compared.
+const SCHEMA: &str = "
+    CREATE TABLE runs (
+        run TEXT PRIMARY KEY,
+        topology TEXT NOT NULL,
+        plan TEXT NOT NULL,
+        plan_digest TEXT NOT NULL,
+        operator TEXT NOT NULL,
+        started TEXT NOT NULL,
+        ended TEXT,
+        UNIQUE (topology, plan_digest)
+    ) STRICT;
+    CREATE TABLE records (
+        run TEXT NOT NULL REFERENCES runs (run),
+        sequence INTEGER NOT NULL,
+        at TEXT NOT NULL,
+        elapsed_ms INTEGER NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (run, sequence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE holds (
+        topology TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        hold TEXT NOT NULL,
+        PRIMARY KEY (topology, subject)
+    ) STRICT;
+    CREATE TABLE lease (
+        topology TEXT PRIMARY KEY,
+        token INTEGER NOT NULL,
+        run TEXT,
+        holder TEXT NOT NULL,
+        since TEXT NOT NULL,
+        expires_ms INTEGER NOT NULL
+    ) STRICT;
+";
+
+/// Why the file could not be used, with what the operator can do.
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("{0}; make sure that you own it and may write there, or name another directory with --state-dir")]
+    Directory(#[source] io::Error),
+    #[error("{0}; {1}")]
+    Sqlite(#[source] rusqlite::Error, &'static str),
+    #[error("it was written by a newer handover (schema {found}, this one knows {VERSION}); use that one")]
+    Newer { found: i64 },
+    #[error("it is an SQLite database, but not one of handover's; name another directory with --state-dir")]
+    Foreign,
+    #[error("a record in it cannot be read: {0}; it was damaged, or written by another version of handover")]
+    Record(#[from] serde_json::Error),
+    #[error("a time in it cannot be read: {0}; the file was damaged")]
+    Time(#[from] jiff::Error),
+    #[error("a number in it is out of range; the file was damaged")]
+    Range,
+    #[error("a run must begin with its `run_started` record and end with `run_ended`")]
+    Order,
+    #[error("the thread that was writing ended early: {0}")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+impl From<rusqlite::Error> for Cause {
+    fn from(error: rusqlite::Error) -> Self {
+        let advice = match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                "the file is damaged: bring it back from a backup, or move it away (its runs and holds are forgotten then)"
+            }
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                "make sure that you own it and may write there, or name another directory with --state-dir"
+            }
+            Some(ErrorCode::DiskFull) => "make room on its file system",
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                "another process has been writing to it for seconds: see which one with `fuser`"
+            }
+            _ => "look at its file system and the system's log",
+        };
+        Self::Sqlite(error, advice)
+    }
+}
+
+/// What a call can end with, before the place is known.
+enum Failure {
+    Cause(Cause),
+    Known(StoreError),
+}
+
+impl<E: Into<Cause>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Cause(error.into())
+    }
+}
+
+/// The embedded store of one topology.
+pub struct SqliteStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    topology: String,
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl SqliteStore {
+    /// Opens `handover.sqlite3` in `dir` for the topology `name`, making both where they do not exist (directory 0700, file 0600).
+    /// Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// If directory or file cannot be made or written, the file is damaged or not handover's, or a newer handover wrote it.
+    pub fn open(dir: &Path, name: &str) -> Result<Self, StoreError> {
+        let path = dir.join(FILE);
+        match connect(dir, &path) {
+            Ok(connection) => {
+                let inner = Inner { topology: name.to_owned(), path, connection: Mutex::new(connection) };
+                Ok(Self { inner: Arc::new(inner) })
+            }
+            Err(cause) => Err(failed(&path, "opening it", cause)),
+        }
+    }
+
+    /// Runs `work` in one transaction on a thread that may block. Once begun it goes on to its end, even if the caller stops waiting.
+    async fn transact<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        behaviour: TransactionBehavior,
+        work: impl FnOnce(&Transaction<'_>, &str) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let blocking = move || {
+            // A poisoned lock is usable: the transaction of the thread that panicked was rolled back.
+            let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let transaction = connection.transaction_with_behavior(behaviour)?;
+            let value = work(&transaction, &inner.topology)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        let done: Result<T, Failure> = match tokio::task::spawn_blocking(blocking).await {
+            Ok(done) => done,
+            Err(error) => Err(Failure::Cause(Cause::Thread(error))),
+        };
+        done.map_err(|failure| match failure {
+            Failure::Known(error) => error,
+            Failure::Cause(cause) => failed(&self.inner.path, doing, cause),
+        })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn begin(&self, run: &RunId, holder: &str, entry: &Entry) -> Result<Lease, StoreError> {
+        let (run, holder, entry) = (run.clone(), holder.to_owned(), entry.clone());
+        self.transact("beginning a run", TransactionBehavior::Immediate, move |transaction, topology| {
+            let Record::RunStarted { plan, plan_digest, operator, holds } = &entry.record else {
+                return Err(Cause::Order.into());
+            };
+            let token = take_lock(transaction, topology, &run, &holder, entry.at)?;
+            not_used(transaction, topology, plan_digest)?;
+            transaction.execute(
+                "INSERT INTO runs (run, topology, plan, plan_digest, operator, started) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![run.0, topology, plan, plan_digest, operator, entry.at.to_string()],
+            )?;
+            insert(transaction, &run, &entry)?;
+            for hold in holds {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO holds (topology, subject, kind, hold) VALUES (?1, ?2, ?3, ?4)",
+                    params![
+                        topology,
+                        subject(&hold.kind),
+                        serde_json::to_string(&hold.kind)?,
+                        serde_json::to_string(hold)?
+                    ],
+                )?;
+            }
+            Ok(Lease { run, token })
+        })
+        .await
+    }
+
+    async fn may_begin(&self, plan_digest: &str, now: Timestamp) -> Result<(), StoreError> {
+        let digest = plan_digest.to_owned();
+        self.transact("looking at the lock", TransactionBehavior::Deferred, move |transaction, topology| {
+            next_token(transaction, topology, now)?;
+            not_used(transaction, topology, &digest)
+        })
+        .await
+    }
+
+    async fn append(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        let (lease, entry) = (lease.clone(), entry.clone());
+        self.transact("appending a record", TransactionBehavior::Immediate, move |transaction, topology| {
+            prolong(transaction, topology, &lease, entry.at)?;
+            Ok(insert(transaction, &lease.run, &entry)?)
+        })
+        .await
+    }
+
+    async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.transact("prolonging the lock", TransactionBehavior::Immediate, move |transaction, topology| {
+            prolong(transaction, topology, &lease, now)
+        })
+        .await
+    }
+
+    async fn end(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        let (lease, entry) = (lease.clone(), entry.clone());
+        self.transact("ending a run", TransactionBehavior::Immediate, move |transaction, topology| {
+            let Record::RunEnded { end, released, .. } = &entry.record else { return Err(Cause::Order.into()) };
+            prolong(transaction, topology, &lease, entry.at)?;
+            insert(transaction, &lease.run, &entry)?;
+            let ended = "UPDATE runs SET ended = ?2 WHERE run = ?1";
+            transaction.execute(ended, params![lease.run.0, serde_json::to_string(end)?])?;
+            for kind in released {
+                transaction.execute(
+                    "DELETE FROM holds WHERE topology = ?1 AND kind = ?2",
+                    params![topology, serde_json::to_string(kind)?],
+                )?;
+            }
+            transaction.execute("UPDATE lease SET run = NULL WHERE topology = ?1", params![topology])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
+        self.transact("reading the holds", TransactionBehavior::Deferred, |transaction, topology| {
+            let mut query = transaction.prepare_cached("SELECT hold FROM holds WHERE topology = ?1 ORDER BY rowid")?;
+            let rows = query.query_map(params![topology], |row| row.get::<_, String>(0))?;
+            rows.map(|row| Ok(serde_json::from_str(&row?)?)).collect()
+        })
+        .await
+    }
+
+    async fn runs(&self) -> Result<Vec<RunSummary>, StoreError> {
+        self.transact("reading the runs", TransactionBehavior::Deferred, |transaction, topology| {
+            let mut query = transaction.prepare_cached(
+                "SELECT run, plan, started, operator, ended FROM runs WHERE topology = ?1 ORDER BY rowid DESC",
+            )?;
+            let rows = query.query_map(params![topology], |row| {
+                let texts: (String, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+                Ok((texts, row.get::<_, Option<String>>(4)?))
+            })?;
+            rows.map(|row| {
+                let ((run, plan, started, operator), ended) = row?;
+                let end: Option<RunEnd> = ended.map(|ended| serde_json::from_str(&ended)).transpose()?;
+                Ok(RunSummary { run: RunId(run), plan, started: started.parse()?, operator, end })
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn records(&self, run: &RunId) -> Result<Vec<Entry>, StoreError> {
+        let run = run.clone();
+        self.transact("reading a run's records", TransactionBehavior::Deferred, move |transaction, _| {
+            let mut query = transaction.prepare_cached(
+                "SELECT sequence, at, elapsed_ms, record FROM records WHERE run = ?1 ORDER BY sequence",
+            )?;
+            let rows = query.query_map(params![run.0], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
+            })?;
+            rows.map(|row| {
+                let (sequence, at, elapsed_ms, record) = row?;
+                let positive = |number: i64| u64::try_from(number).map_err(|_| Cause::Range);
+                let (sequence, elapsed_ms) = (positive(sequence)?, positive(elapsed_ms)?);
+                Ok(Entry { sequence, at: at.parse()?, elapsed_ms, record: serde_json::from_str(&record)? })
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
+/// Takes the lock unless somebody's lease is still good, and returns the new token.
+fn take_lock(
+    transaction: &Transaction<'_>,
+    topology: &str,
+    run: &RunId,
+    holder: &str,
+    now: Timestamp,
+) -> Result<u64, Failure> {
+    let token = next_token(transaction, topology, now)?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO lease (topology, token, run, holder, since, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![topology, token, run.0, holder, now.to_string(), expiry(now)],
+    )?;
+    Ok(u64::try_from(token).map_err(|_| Cause::Range)?)
+}
+
+/// The token of the next lease; an error while somebody holds one that has not expired.
+fn next_token(transaction: &Transaction<'_>, topology: &str, now: Timestamp) -> Result<i64, Failure> {
+    let query = "SELECT token, run, holder, since, expires_ms FROM lease WHERE topology = ?1";
+    let row = transaction
+        .query_row(query, params![topology], |row| {
+            let held: (Option<String>, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok((row.get::<_, i64>(0)?, held, row.get::<_, i64>(4)?))
+        })
+        .optional()?;
+    match row {
+        Some((_, (Some(run), holder, since), expires_ms)) if now.as_millisecond() < expires_ms => {
+            let since = since.parse()?;
+            Err(Failure::Known(StoreError::Locked { holder, since, run: RunId(run) }))
+        }
+        Some((token, ..)) => Ok(token.checked_add(1).ok_or(Cause::Range)?),
+        None => Ok(1),
+    }
+}
+
+/// An error if the plan was used by a run.
+fn not_used(transaction: &Transaction<'_>, topology: &str, plan_digest: &str) -> Result<(), Failure> {
+    let used = "SELECT run FROM runs WHERE topology = ?1 AND plan_digest = ?2";
+    let used: Option<String> =
+        transaction.query_row(used, params![topology, plan_digest], |row| row.get(0)).optional()?;
+    match used {
+        Some(run) => Err(Failure::Known(StoreError::PlanUsed { run: RunId(run) })),
+        None => Ok(()),
+    }
+}
+
+/// Prolongs the lease. One that ran out is still good as long as nobody took the lock: nothing can have happened in between.
+fn prolong(transaction: &Transaction<'_>, topology: &str, lease: &Lease, now: Timestamp) -> Result<(), Failure> {
+    let token = i64::try_from(lease.token).map_err(|_| Cause::Range)?;
+    let mut update = transaction.prepare_cached(
+        "UPDATE lease SET expires_ms = max(expires_ms, ?4) WHERE topology = ?1 AND token = ?2 AND run = ?3",
+    )?;
+    match update.execute(params![topology, token, lease.run.0, expiry(now)])? {
+        0 => Err(Failure::Known(StoreError::LeaseLost { run: lease.run.clone() })),
+        _ => Ok(()),
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, run: &RunId, entry: &Entry) -> Result<(), Cause> {
+    let number = |number: u64| i64::try_from(number).map_err(|_| Cause::Range);
+    let mut insert = transaction
+        .prepare_cached("INSERT INTO records (run, sequence, at, elapsed_ms, record) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    insert.execute(params![
+        run.0,
+        number(entry.sequence)?,
+        entry.at.to_string(),
+        number(entry.elapsed_ms)?,
+        serde_json::to_string(&entry.record)?
+    ])?;
+    Ok(())
+}
+
+/// What a hold is about: a later hold on the same subject takes the place of the earlier one.
+fn subject(kind: &HoldKind) -> String {
+    match kind {
+        HoldKind::Drained { facility } => format!("facility/{facility}"),
+        HoldKind::Primary { database, .. } => format!("database/{database}"),
+    }
+}
+
+fn expiry(now: Timestamp) -> i64 {
+    let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+    now.as_millisecond().saturating_add(lease)
+}
+
+fn failed(path: &Path, doing: &'static str, cause: Cause) -> StoreError {
+    StoreError::Failed { place: path.display().to_string(), doing, source: Box::new(cause) }
+}
+
+fn connect(dir: &Path, path: &Path) -> Result<Connection, Cause> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Cause::Directory)?;
+    // SQLite gives its -wal and -shm files the mode of the main file, so that one has to be right before SQLite sees it.
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(Cause::Directory)?;
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    // Looked at before anything is changed, the journal mode included.
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version > VERSION {
+        return Err(Cause::Newer { found: version });
+    }
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Makes the schema in an empty file; two processes may try at once.
+fn migrate(connection: &mut Connection) -> Result<(), Cause> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application: i64 = transaction.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if version == 0 {
+        let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables > 0 {
+            return Err(Cause::Foreign);
+        }
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    } else if application != APPLICATION {
+        return Err(Cause::Foreign);
+    }
+    Ok(transaction.commit()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::contract::{Bench, first, store_contract};
+    use super::*;
+
+    /// A directory that goes away with the test.
+    struct Dir(tempfile::TempDir);
+
+    impl Bench for Dir {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn open(&self) -> Arc<dyn Store> {
+            Arc::new(SqliteStore::open(self.0.path(), "clickbank").unwrap())
+        }
+    }
+
+    store_contract!(Dir);
+
+    fn refusal(dir: &Path) -> String {
+        match SqliteStore::open(dir, "clickbank") {
+            Ok(_) => panic!("opened"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn only_the_owner_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("state/clickbank");
+        let _store = SqliteStore::open(&inner, "clickbank").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&inner), 0o700);
+        for file in [FILE, "handover.sqlite3-wal", "handover.sqlite3-shm"] {
+            assert_eq!(mode(&inner.join(file)), 0o600, "{file}");
+        }
+    }
+
+    #[test]
+    fn commits_are_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path(), "clickbank").unwrap();
+        let connection = store.inner.connection.lock().unwrap();
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "this is no database, whatever its name says\n".repeat(100)).unwrap();
+        let refusal = refusal(dir.path());
+        assert!(refusal.contains("file is not a database") && refusal.contains("from a backup"), "{refusal}");
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(SqliteStore::open(dir.path(), "clickbank").unwrap());
+        let path = dir.path().join(FILE);
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(refusal(dir.path()).contains("newer handover (schema 7, this one knows 1)"));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_database_of_something_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = Connection::open(dir.path().join(FILE)).unwrap();
+        other.execute_batch("CREATE TABLE bookmarks (url TEXT)").unwrap();
+        drop(other);
+        assert!(refusal(dir.path()).contains("not one of handover's"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("state"), "a file").unwrap();
+        let refusal = refusal(&dir.path().join("state/clickbank"));
+        assert!(refusal.contains("state/clickbank/handover.sqlite3") && refusal.contains("--state-dir"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn topologies_in_one_file_do_not_lock_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = SqliteStore::open(dir.path(), "one").unwrap();
+        let two = SqliteStore::open(dir.path(), "two").unwrap();
+        one.begin(&RunId("1".into()), "ada@west", &first(0, "a", &[])).await.unwrap();
+        two.begin(&RunId("2".into()), "ada@west", &first(0, "a", &[])).await.unwrap();
+        assert_eq!(one.runs().await.unwrap().len(), 1);
+    }
+}

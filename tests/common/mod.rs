@@ -1,0 +1,69 @@
+//! What several test programs share.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use handover::journal::{Entry, Hold, Journal, Lease, Moment, Permit, Record, RunId, RunSummary, Store, StoreError};
+use handover::plan::StepId;
+
+/// A store that keeps the entries of one run in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    entries: Mutex<Vec<Entry>>,
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn begin(&self, run: &RunId, _holder: &str, entry: &Entry) -> Result<Lease, StoreError> {
+        self.entries.lock().unwrap().push(entry.clone());
+        Ok(Lease { run: run.clone(), token: 1 })
+    }
+
+    async fn may_begin(&self, _plan_digest: &str, _now: jiff::Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn append(&self, _lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        self.entries.lock().unwrap().push(entry.clone());
+        Ok(())
+    }
+
+    async fn renew(&self, _lease: &Lease, _now: jiff::Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn end(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        self.append(lease, entry).await
+    }
+
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn runs(&self) -> Result<Vec<RunSummary>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn records(&self, _run: &RunId) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.entries.lock().unwrap().clone())
+    }
+}
+
+/// A permit, made the only way there is: by a journal.
+pub async fn permit() -> Permit {
+    let now = || Moment { at: jiff::Timestamp::UNIX_EPOCH, elapsed: Duration::ZERO };
+    let first = Record::RunStarted {
+        plan: "contract".to_owned(),
+        plan_digest: String::new(),
+        operator: "test".to_owned(),
+        holds: Vec::new(),
+    };
+    let journal = Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), "test", first, now)
+        .await
+        .unwrap();
+    let step = StepId("step".to_owned());
+    let record = Record::StepStarted { step: step.clone(), assumed: Vec::new(), intended: None };
+    journal.start(BTreeSet::from([step]), record).await.unwrap()
+}

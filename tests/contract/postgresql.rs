@@ -1,0 +1,284 @@
+//! PostgreSQL: a primary and a replica. What is done is the preparation of a promotion, the reversible part that touches most.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use handover::journal::Permit;
+use handover::model::{Action, Condition, Facts, Lineage, MemberFacts, Observed, Role, Scope, Target};
+use handover::provider::postgresql::{PREPARE_PROMOTION, Postgresql, UNPREPARE_PROMOTION};
+use handover::provider::{Outcome, Provider};
+use handover::transport::Transport;
+use tokio::time::Instant;
+
+use crate::servers::{Member, Site, free_port};
+use crate::{Subject, common};
+
+pub struct Cluster {
+    // Dropped in this order: the servers before their directory.
+    replica: Member,
+    _primary: Member,
+    site: Site,
+}
+
+fn args() -> BTreeMap<String, Vec<String>> {
+    BTreeMap::from([
+        ("followers".to_owned(), vec!["west-pg1".to_owned()]),
+        ("synchronous".to_owned(), vec!["FIRST 1 (\"south-pg1\")".to_owned()]),
+    ])
+}
+
+#[async_trait]
+impl Subject for Cluster {
+    async fn start() -> Self {
+        let site = Site::new();
+        let primary = Member::primary(&site, "west-pg1");
+        let replica = Member::replica(&site, "east-pg1", &primary);
+        Self { replica, _primary: primary, site }
+    }
+
+    fn provider(&self) -> Arc<dyn Provider> {
+        Arc::new(Postgresql::new(self.site.secrets(), Arc::new(Transport::new())))
+    }
+
+    fn target(&self) -> Target {
+        self.replica.target()
+    }
+
+    fn nobody(&self) -> Target {
+        Target { address: format!("127.0.0.1:{}", free_port()), ..self.target() }
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Member
+    }
+
+    fn action(&self) -> Action {
+        Action::Native { verb: PREPARE_PROMOTION.to_owned(), args: args() }
+    }
+
+    fn condition(&self) -> Condition {
+        Condition::Native { verb: PREPARE_PROMOTION.to_owned(), args: args(), done: true }
+    }
+
+    fn undo(&self) -> Action {
+        Action::Native { verb: UNPREPARE_PROMOTION.to_owned(), args: args() }
+    }
+
+    fn undone(&self) -> Condition {
+        Condition::Native { verb: PREPARE_PROMOTION.to_owned(), args: args(), done: false }
+    }
+
+    fn stale(&self) -> Option<Action> {
+        // Another system: a promotion must not touch it.
+        Some(Action::Promote { lineage: Lineage { system: "1".to_owned(), timeline: 1 } })
+    }
+
+    async fn hang(&self) {
+        self.replica.signal("-STOP");
+    }
+
+    async fn unhang(&self) {
+        self.replica.signal("-CONT");
+    }
+
+    fn comparable(&self, facts: &Facts) -> String {
+        let mut facts = facts.member().unwrap().clone();
+        facts.position = handover::model::Position::Lsn(0);
+        facts.replayed = facts.position;
+        facts.slots.iter_mut().for_each(|slot| slot.retained_bytes = 0);
+        format!("{facts:#?}")
+    }
+}
+
+crate::contract!(Cluster);
+
+fn within(seconds: f64) -> Instant {
+    Instant::now() + Duration::from_secs_f64(seconds)
+}
+
+/// A primary `a-pg1` and its replica `b-pg1`.
+struct Pair {
+    // Dropped in this order: the servers before their directory.
+    b: Member,
+    a: Member,
+    provider: Arc<dyn Provider>,
+    permit: Permit,
+    _site: Site,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let site = Site::new();
+        let a = Member::primary(&site, "a-pg1");
+        let b = Member::replica(&site, "b-pg1", &a);
+        let provider = Arc::new(Postgresql::new(site.secrets(), Arc::new(Transport::new())));
+        Self { b, a, provider, permit: common::permit().await, _site: site }
+    }
+
+    async fn apply(&self, member: &Member, action: &Action, seconds: f64) -> Outcome {
+        self.provider.apply(&member.target(), action, &self.permit, within(seconds)).await
+    }
+
+    async fn observe(&self, member: &Member) -> MemberFacts {
+        match self.provider.observe(&member.target(), &Scope::Member, within(5.0)).await {
+            Observed::Known { value, .. } => value.member().unwrap().clone(),
+            Observed::Unreachable(why) => panic!("{}: {why}", member.name),
+        }
+    }
+
+    async fn holds(&self, member: &Member, condition: &Condition) -> bool {
+        crate::holds(&self.provider, &member.target(), condition, Duration::from_secs(10)).await
+    }
+}
+
+fn marked(member: &Member) -> bool {
+    member.data.join("handover.fenced").exists()
+}
+
+const FENCED: Condition = Condition::Role { role: Role::Fenced, lineage: None };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_we_fenced_is_made_a_primary_again() {
+    let pair = Pair::start().await;
+    let lineage = pair.observe(&pair.a).await.lineage;
+    let unfence = Action::Unfence { lineage: lineage.clone() };
+    // Running, it is a replica, or a primary that nobody fenced; stopped, it is not ours to start.
+    let refused = pair.apply(&pair.b, &unfence, 5.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("replica")), "{refused:?}");
+    assert_eq!(pair.apply(&pair.a, &unfence, 5.0).await, Outcome::Applied);
+    assert_eq!(pair.b.sql("SELECT status FROM pg_stat_wal_receiver"), "streaming");
+    pair.b.stop();
+    assert!(matches!(pair.apply(&pair.b, &unfence, 5.0).await, Outcome::NotApplied(_)));
+    // Nor does a fence that finds a stopped replica make it ours.
+    let fence = Action::Fence { successor: pair.a.peer() };
+    assert!(matches!(pair.apply(&pair.b, &fence, 5.0).await, Outcome::NotApplied(_)));
+    assert!(!marked(&pair.b) && matches!(pair.apply(&pair.b, &unfence, 5.0).await, Outcome::NotApplied(_)));
+    pair.b.start();
+    // We fenced it, and then somebody else promoted the other one and started this one as its replica.
+    let fence = Action::Fence { successor: pair.b.peer() };
+    assert_eq!(pair.apply(&pair.a, &fence, 10.0).await, Outcome::Applied);
+    assert!(marked(&pair.a));
+    pair.b.sql("SELECT pg_promote()");
+    pair.b.sql("SELECT pg_create_physical_replication_slot('a_pg1', true)");
+    pair.a.start();
+    pair.a.until("SELECT status FROM pg_stat_wal_receiver", "streaming");
+    let refused = pair.apply(&pair.a, &unfence, 5.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("history")), "{refused:?}");
+    assert_eq!(pair.a.sql("SELECT pg_is_in_recovery()"), "t");
+    // Once it has rejoined, there is nothing left to undo.
+    assert_eq!(pair.apply(&pair.a, &Action::Rejoin { primary: pair.b.peer() }, 5.0).await, Outcome::Applied);
+    assert!(!marked(&pair.a));
+    assert!(matches!(pair.apply(&pair.a, &unfence, 5.0).await, Outcome::NotApplied(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_did_not_end_in_time_is_undone_soon() {
+    let pair = Pair::start().await;
+    let lineage = pair.observe(&pair.a).await.lineage;
+    // The successor's walsender is never cut off: frozen, it delays a clean stop for `wal_sender_timeout`.
+    pair.b.signal("-STOP");
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-2)");
+    let outcome = pair.apply(&pair.a, &Action::Fence { successor: pair.b.peer() }, 1.0).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    assert!(marked(&pair.a));
+    let began = Instant::now();
+    let undone = pair.apply(&pair.a, &Action::Unfence { lineage: lineage.clone() }, 15.0).await;
+    let took = began.elapsed();
+    pair.b.signal("-CONT");
+    assert_eq!(undone, Outcome::Applied);
+    println!("undone in {took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(pair.holds(&pair.a, &Condition::Role { role: Role::Primary, lineage: Some(lineage) }).await);
+    assert_eq!(pair.a.sql("SELECT count(*) FROM ledger WHERE id = -2"), "1");
+    assert!(!marked(&pair.a));
+    pair.b.until("SELECT status FROM pg_stat_wal_receiver", "streaming");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_withdrawn_candidate_returns_as_a_replica_unless_it_was_promoted() {
+    let pair = Pair::start().await;
+    let lineage = pair.observe(&pair.a).await.lineage;
+    let withdraw = Action::Withdraw { successor: pair.a.peer() };
+    let rejoin = Action::Rejoin { primary: pair.a.peer() };
+    for _ in 0..2 {
+        assert_eq!(pair.apply(&pair.b, &withdraw, 10.0).await, Outcome::Applied);
+        assert!(pair.holds(&pair.b, &FENCED).await);
+    }
+    // It was a replica: it is nobody's primary.
+    let unfence = Action::Unfence { lineage };
+    assert!(matches!(pair.apply(&pair.b, &unfence, 5.0).await, Outcome::NotApplied(_)));
+    assert_eq!(pair.apply(&pair.b, &rejoin, 10.0).await, Outcome::Applied);
+    assert!(pair.holds(&pair.b, &Condition::Follows { primary: pair.a.peer() }).await);
+    assert!(!marked(&pair.b));
+    pair.b.sql("SELECT pg_promote()");
+    assert_eq!(pair.apply(&pair.b, &withdraw, 10.0).await, Outcome::Applied);
+    assert!(pair.holds(&pair.b, &FENCED).await);
+    let refused = pair.apply(&pair.b, &rejoin, 10.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("pg_rewind")), "{refused:?}");
+    // Whoever starts it all the same gets no second primary.
+    pair.b.start_without_waiting();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let control = pair.provider.verify(&pair.b.target(), &FENCED, within(0.5)).await;
+    assert!(!matches!(control, Observed::Known { value, .. } if value.member().unwrap().role == Role::Primary));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_does_not_run_is_known_by_its_files() {
+    let pair = Pair::start().await;
+    let before = pair.observe(&pair.a).await;
+    pair.b.stop();
+    let stopped = pair.observe(&pair.b).await;
+    // It was a replica and ended cleanly: it comes back as one.
+    assert_eq!((stopped.role, &stopped.lineage), (Role::Fenced, &before.lineage));
+    pair.b.start();
+    assert_eq!(pair.apply(&pair.a, &Action::Fence { successor: pair.b.peer() }, 10.0).await, Outcome::Applied);
+    let fenced = pair.observe(&pair.a).await;
+    assert_eq!((fenced.role, &fenced.lineage), (Role::Fenced, &before.lineage));
+    assert_eq!(pair.apply(&pair.a, &Action::Unfence { lineage: before.lineage.clone() }, 10.0).await, Outcome::Applied);
+    pair.a.stop();
+    assert_eq!(pair.observe(&pair.a).await.role, Role::Stopped);
+    // Who cannot ask its machine, or gets no answer at its address, knows nothing.
+    let scope = Scope::Member;
+    let unasked = Target { host: None, ..pair.a.target() };
+    assert!(matches!(pair.provider.observe(&unasked, &scope, within(3.0)).await, Observed::Unreachable(_)));
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = Target { address: hole.local_addr().unwrap().to_string(), ..pair.a.target() };
+    assert!(matches!(pair.provider.observe(&silent, &scope, within(1.0)).await, Observed::Unreachable(_)));
+    // A wrong address of a member that runs is no fact about it.
+    let elsewhere = Target { address: format!("127.0.0.1:{}", free_port()), ..pair.b.target() };
+    assert!(matches!(pair.provider.observe(&elsewhere, &scope, within(3.0)).await, Observed::Unreachable(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_had_configured_is_there_after_the_undo() {
+    let pair = Pair::start().await;
+    let mut conf = std::fs::OpenOptions::new().append(true).open(pair.b.data.join("postgresql.conf")).unwrap();
+    std::io::Write::write_all(&mut conf, b"wal_retrieve_retry_interval = 20ms\n").unwrap();
+    pair.b.sql("SELECT pg_create_physical_replication_slot('a_pg1', true)");
+    pair.b.sql("ALTER SYSTEM SET synchronous_standby_names = 'theirs'");
+    pair.b.sql("SELECT pg_reload_conf()");
+    pair.b.until("SHOW wal_retrieve_retry_interval", "20ms");
+    let list = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let args = BTreeMap::from([
+        ("followers".to_owned(), list(&["a-pg1", "c-pg1"])),
+        ("kept".to_owned(), list(&["a-pg1"])),
+        ("synchronous".to_owned(), list(&[""])),
+        ("synchronous_before".to_owned(), list(&["theirs"])),
+    ]);
+    for verb in [PREPARE_PROMOTION, UNPREPARE_PROMOTION] {
+        let action = Action::Native { verb: verb.to_owned(), args: args.clone() };
+        assert_eq!(pair.apply(&pair.b, &action, 10.0).await, Outcome::Applied);
+        let done = Condition::Native { verb: verb.to_owned(), args: args.clone(), done: true };
+        assert!(pair.holds(&pair.b, &done).await, "{verb}");
+    }
+    let undone = Condition::Native { verb: PREPARE_PROMOTION.to_owned(), args, done: false };
+    assert!(pair.holds(&pair.b, &undone).await);
+    let facts = pair.observe(&pair.b).await;
+    assert_eq!(facts.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["a_pg1"]);
+    assert_eq!(
+        (facts.synchronous_names.as_str(), facts.settings["wal_retrieve_retry_interval"].as_str()),
+        ("theirs", "20ms")
+    );
+}

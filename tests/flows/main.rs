@@ -1,0 +1,10 @@
+//! Flows through the real `handover` on the real servers of the worked example. Needs root and the packages of `lab/install.sh`.
+
+#![allow(clippy::disallowed_methods, reason = "tests read files, start programs and look at the clock")]
+
+mod clients;
+mod drain;
+mod edited;
+mod failures;
+mod refusals;
+mod world;

@@ -1,0 +1,337 @@
+//! Planning as a whole, on a simulated world: what a plan's steps would do is done to the facts, step by step.
+//!
+//! The properties are those of `docs/safety.md`: at every prefix of every plan, in every order that its needs allow, users are served,
+//! no name is empty, no database has two primaries, and no client is led elsewhere; after the last step there is nothing left to do.
+
+mod world;
+
+use std::collections::BTreeSet;
+
+use handover::model::{Action, FacilityName, FromTo, RecordKey, RecordType, TargetId};
+use handover::plan::{HoldKind, Intent, Plan, Planned, Step, StepId, Undo, Work, make, stale};
+use proptest::prelude::*;
+use world::World;
+
+const EXAMPLE: &str = include_str!("../../topology.yaml");
+
+fn intent(drain: &[&str], restore: &[&str], failback: bool) -> Intent {
+    let set = |names: &[&str]| names.iter().copied().map(FacilityName::new).collect();
+    Intent { drain: set(drain), restore: set(restore), failback, ..Intent::default() }
+}
+
+fn plan(world: &World, intent: &Intent, holds: &[HoldKind]) -> Plan {
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    match make(&world.topology, intent, holds, &world.live, now) {
+        Planned::Plan(plan) => *plan,
+        other => panic!("{}: {other:?}", intent.title()),
+    }
+}
+
+fn nothing_to_do(world: &World, holds: &[HoldKind]) {
+    let now = "2026-11-23T07:00:00Z".parse().unwrap();
+    let planned = make(&world.topology, &Intent::default(), holds, &world.live, now);
+    assert!(matches!(planned, Planned::Nothing(_)), "{planned:?}");
+}
+
+/// The steps in an order that their needs allow, chosen by `choose`.
+fn shuffled(plan: &Plan, mut choose: impl FnMut(usize) -> usize) -> Vec<&Step> {
+    let mut done: BTreeSet<&StepId> = BTreeSet::new();
+    let mut waiting: Vec<&Step> = plan.steps.iter().collect();
+    let mut order = Vec::new();
+    while !waiting.is_empty() {
+        let ready: Vec<usize> =
+            (0..waiting.len()).filter(|index| waiting[*index].needs.iter().all(|need| done.contains(need))).collect();
+        let step = waiting.remove(ready[choose(ready.len())]);
+        done.insert(&step.id);
+        order.push(step);
+    }
+    order
+}
+
+/// Carries a plan out, checks what every step assumes and promises, and the invariants after each.
+fn carry_out(world: &mut World, plan: &Plan, choose: impl FnMut(usize) -> usize) {
+    for step in shuffled(plan, choose) {
+        for assumption in &step.before {
+            world.holds(assumption).unwrap_or_else(|why| panic!("before {}: {why}", step.id));
+        }
+        if let Work::Act { target, action } = &step.work {
+            world.act(target, action);
+        }
+        for assumption in &step.after {
+            world.holds(assumption).unwrap_or_else(|why| panic!("after {}: {why}", step.id));
+        }
+        world.invariants().unwrap_or_else(|why| panic!("after {}: {why}", step.id));
+    }
+}
+
+#[test]
+fn what_is_as_it_should_be_needs_no_plan() {
+    nothing_to_do(&World::healthy(EXAMPLE), &[]);
+}
+
+#[test]
+fn a_drain_and_a_restore_with_primaries_lead_back_to_the_beginning() {
+    let mut world = World::healthy(EXAMPLE);
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out(&mut world, &drain, |_| 0);
+    nothing_to_do(&world, &drain.holds);
+    let restore = plan(&world, &intent(&[], &["west"], true), &drain.holds);
+    assert_eq!(restore.releases, drain.holds);
+    carry_out(&mut world, &restore, |_| 0);
+    nothing_to_do(&world, &restore.holds);
+    assert!(restore.holds.is_empty());
+}
+
+#[test]
+fn a_restore_without_failback_keeps_the_primaries_and_holds_them() {
+    let mut world = World::healthy(EXAMPLE);
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out(&mut world, &drain, |_| 0);
+    let restore = plan(&world, &intent(&[], &["west"], false), &drain.holds);
+    assert!(restore.primaries.is_empty());
+    let held: Vec<&HoldKind> = restore.holds.iter().collect();
+    assert_eq!(held.len(), 2, "accounts and products stay in the east: {held:?}");
+    carry_out(&mut world, &restore, |_| 0);
+    nothing_to_do(&world, &restore.holds);
+    let back = plan(&world, &intent(&[], &["west"], true), &restore.holds);
+    assert_eq!((back.primaries.len(), back.releases.len()), (2, 2));
+    carry_out(&mut world, &back, |_| 0);
+    nothing_to_do(&world, &back.holds);
+}
+
+#[test]
+fn a_facility_that_is_found_drained_is_not_brought_back_by_a_bare_plan() {
+    let mut world = World::healthy(EXAMPLE);
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out(&mut world, &drain, |_| 0);
+    // The store was lost, and the holds with it.
+    nothing_to_do(&world, &[]);
+}
+
+/// Does what the steps up to and with the first one of this name would do.
+fn carry_out_until(world: &mut World, plan: &Plan, last: &str) {
+    for step in &plan.steps {
+        if let Work::Act { target, action } = &step.work {
+            world.act(target, action);
+        }
+        if step.id.0.starts_with(last) {
+            return;
+        }
+    }
+    panic!("no step {last}");
+}
+
+#[test]
+fn a_drain_that_was_stopped_after_the_shift_is_planned_to_its_end() {
+    let mut world = World::healthy(EXAMPLE);
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out_until(&mut world, &drain, "dns.clickbank.example.remove.west-ns1");
+    let rest = plan(&world, &Intent::default(), &drain.holds);
+    let has = |id: &str| rest.steps.iter().any(|step| step.id.0.starts_with(id));
+    for id in ["gate.capacity", "wait.old_ttl", "wait.sessions", "share.maint", "db.accounts.promote"] {
+        assert!(has(id), "{id} is missing");
+    }
+    carry_out(&mut world, &rest, |_| 0);
+    nothing_to_do(&world, &drain.holds);
+}
+
+#[test]
+fn a_switchover_that_was_cut_short_after_the_promotion_is_completed_by_the_next_plan() {
+    for last in ["db.accounts.promote", "db.accounts.redirect.east-pool1", "db.accounts.redirect.west-pool1"] {
+        let mut world = World::healthy(EXAMPLE);
+        let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+        carry_out_until(&mut world, &drain, last);
+        // Whoever finds clients held back lets them go on before anything else.
+        for pooler in ["west-pool1", "east-pool1"] {
+            let (target, database) = (TargetId::pooler(pooler), "accounts".into());
+            world.act(&target, &Action::Resume { database });
+        }
+        let rest = plan(&world, &Intent::default(), &drain.holds);
+        assert!(rest.steps.iter().any(|step| step.id.0 == "db.accounts.rejoin.west-pg1"), "after {last}");
+        world.settle(&rest);
+        nothing_to_do(&world, &drain.holds);
+    }
+}
+
+#[test]
+fn a_route_that_is_written_and_not_loaded_is_repaired() {
+    let mut world = World::healthy(EXAMPLE);
+    let route = FromTo { from: "10.10.0.100:5432".to_owned(), to: "10.20.0.100:5432".to_owned() };
+    world.act(&TargetId::pooler("west-pool1"), &Action::WriteRoute { database: "accounts".into(), route });
+    let repair = plan(&world, &Intent::default(), &[]);
+    carry_out(&mut world, &repair, |_| 0);
+    nothing_to_do(&world, &[]);
+}
+
+#[test]
+fn records_that_differ_beforehand_do_not_make_the_end_contradict_itself() {
+    let mut world = World::healthy(EXAMPLE);
+    let name = RecordKey { name: "www.clickbank.example".to_owned(), rtype: RecordType::A };
+    world.forget_address(&name, "10.20.0.81");
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out(&mut world, &drain, |_| 0);
+    nothing_to_do(&world, &drain.holds);
+}
+
+#[test]
+fn a_hold_of_a_primary_ends_when_the_primary_has_to_leave() {
+    let mut world = World::healthy(EXAMPLE);
+    let mut holds: Vec<HoldKind> = Vec::new();
+    for (drain, restore) in [("west", ""), ("", "west"), ("east", ""), ("", "east")] {
+        let list = |name: &'static str| if name.is_empty() { Vec::new() } else { vec![name] };
+        let next = plan(&world, &intent(&list(drain), &list(restore), false), &holds);
+        if restore == "east" {
+            let moved: Vec<&str> = next.primaries.iter().map(|moved| moved.database.as_str()).collect();
+            assert!(moved.is_empty(), "primaries move unasked: {moved:?}");
+        }
+        carry_out(&mut world, &next, |_| 0);
+        holds.retain(|hold| !next.releases.contains(hold));
+        holds.extend(next.holds.iter().cloned());
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let world = World::healthy(EXAMPLE);
+    let bytes = || plan(&world, &intent(&["west"], &[], false), &[]).to_yaml().unwrap();
+    assert_eq!(bytes(), bytes());
+    let read = Plan::from_yaml(&bytes()).unwrap();
+    assert_eq!(read.to_yaml().unwrap(), bytes());
+}
+
+#[test]
+fn a_plan_is_stale_as_soon_as_one_of_its_facts_has_changed() {
+    let mut world = World::healthy(EXAMPLE);
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    assert!(stale(&drain, &world.live).is_empty());
+    let share = drain.steps.iter().find(|step| step.id.0.starts_with("share.")).unwrap();
+    if let Work::Act { target, action } = &share.work {
+        world.act(target, action);
+    }
+    let stale = stale(&drain, &world.live);
+    assert_eq!(stale.len(), 6, "six servers at one proxy, each by itself: {stale:?}");
+    assert!(stale.iter().all(|fact| fact.target == stale[0].target && fact.found.contains("weight 82")), "{stale:?}");
+}
+
+#[test]
+fn an_edited_plan_is_not_read() {
+    let text = plan(&World::healthy(EXAMPLE), &intent(&["west"], &[], false), &[]).to_yaml().unwrap();
+    for (from, to) in [("format: 1", "format: 2"), ("stage: 0", "stage: 99"), ("- gate.soak.10%", "- gate.soak.11%")] {
+        assert!(text.contains(from), "{from}");
+        assert!(Plan::from_yaml(&text.replacen(from, to, 1)).is_err(), "{to}");
+    }
+    assert!(Plan::from_yaml(&text[..text.len() / 2]).is_err());
+}
+
+#[test]
+fn every_refusal_says_what_and_what_to_do() {
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let mut told = String::new();
+    let mut refuse = |text: &str, intent: &Intent| match make(
+        &World::healthy(text).topology,
+        intent,
+        &[],
+        &World::healthy(text).live,
+        now,
+    ) {
+        Planned::Refused(refusals) => {
+            told += &format!("{}\n", intent.title());
+            for refusal in refusals {
+                told += &format!("  {}\n    {}\n", refusal.what, refusal.advice);
+            }
+        }
+        other => panic!("{other:?}"),
+    };
+    refuse(EXAMPLE, &intent(&["west", "east"], &[], false));
+    refuse(EXAMPLE, &intent(&["west"], &["west"], false));
+    refuse(EXAMPLE, &intent(&["haven"], &[], false));
+    refuse(&EXAMPLE.replace("peak: {rate: 1200 rps", "peak: {rate: 1500 rps"), &intent(&["west"], &[], false));
+    refuse(&EXAMPLE.replace("min_active_facilities: 1", "min_active_facilities: 2"), &intent(&["west"], &[], false));
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn the_steps_of_a_drain_are_in_the_order_of_the_design() {
+    let drain = plan(&World::healthy(EXAMPLE), &intent(&["west"], &[], false), &[]);
+    let mut text = String::new();
+    for step in &drain.steps {
+        let needs: Vec<&str> = step.needs.iter().map(|need| need.0.as_str()).collect();
+        text += &format!("{} <- {}\n", step.id, needs.join(" "));
+    }
+    insta::assert_snapshot!(text);
+}
+
+prop_compose! {
+    /// The example with another share and other homes of the primaries.
+    fn topologies()(
+        west in 0u32..=100,
+        accounts in prop::sample::select(vec!["west", "east", "east-pg1"]),
+        prices in prop::sample::select(vec!["west", "east"]),
+        stages in prop::sample::select(vec!["[100%]", "[10%, 50%, 100%]", "[1%, 5%, 25%, 50%, 100%]"]),
+        at_once in 1u32..4,
+    ) -> String {
+        EXAMPLE
+            .replace("share: {west: 50%, east: 50%}", &format!("share: {{west: {west}%, east: {}%}}", 100 - west))
+            .replacen("primary: west ", &format!("primary: {accounts} "), 1)
+            .replacen("primary: east", &format!("primary: {prices}"), 1)
+            .replace("[10%, 50%, 100%]", stages)
+            .replace("parallel_switchovers: 3", &format!("parallel_switchovers: {at_once}"))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_prefix_in_every_order_keeps_the_invariants_and_the_end_is_what_was_wanted(
+        before in topologies(),
+        after in topologies(),
+        facility in prop::sample::select(vec!["west", "east"]),
+        failback in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut random = seed | 1;
+        let mut choose = move |count: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % count
+        };
+        // From one topology to another, then a drain, then a restore.
+        let mut world = World::healthy(&before).with_topology(&after);
+        let now = "2026-11-23T06:15:00Z".parse().unwrap();
+        if let Planned::Plan(converge) = make(&world.topology, &Intent::default(), &[], &world.live, now) {
+            carry_out(&mut world, &converge, &mut choose);
+        }
+        nothing_to_do(&world, &[]);
+        let drain = plan(&world, &intent(&[facility], &[], false), &[]);
+        carry_out(&mut world, &drain, &mut choose);
+        nothing_to_do(&world, &drain.holds);
+        let restore = plan(&world, &intent(&[], &[facility], failback), &drain.holds);
+        carry_out(&mut world, &restore, &mut choose);
+        nothing_to_do(&world, &restore.holds);
+    }
+
+    #[test]
+    fn what_was_done_before_the_point_of_no_return_can_be_taken_back(
+        text in topologies(),
+        facility in prop::sample::select(vec!["west", "east"]),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut world = World::healthy(&text);
+        let drain = plan(&world, &intent(&[facility], &[], false), &[]);
+        let before = world.comparable();
+        let reversible = drain.steps.iter().position(|step| step.point_of_no_return).unwrap_or(drain.steps.len());
+        let done = &drain.steps[..cut.index(reversible + 1)];
+        for step in done {
+            if let Work::Act { target, action } = &step.work {
+                world.act(target, action);
+            }
+        }
+        for step in done.iter().rev() {
+            if let (Undo::Act { action, after }, Work::Act { target, .. }) = (&step.undo, &step.work) {
+                world.act(target, action);
+                world.demands(target, after).map_err(|why| TestCaseError::fail(format!("undo of {}: {why}", step.id)))?;
+            }
+        }
+        prop_assert_eq!(world.comparable(), before);
+    }
+}

@@ -1,0 +1,391 @@
+//! A simulated world: facts that change as real targets would.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use handover::diagnostic::SettingsCheck;
+use handover::model::*;
+use handover::plan::{self, Assumption};
+use handover::topology::{Topology, parse};
+
+/// A topology and what would be observed of it.
+pub struct World {
+    pub topology: Topology,
+    pub live: Live,
+}
+
+fn read(text: &str) -> Topology {
+    let none: SettingsCheck = |_, _| Vec::new();
+    let checks = ["rfc2136", "haproxy", "http", "postgresql", "pgbouncer", "command"]
+        .map(|name| (name, none))
+        .into_iter()
+        .collect();
+    parse(text.as_bytes(), &checks).map(|parsed| parsed.topology).unwrap_or_else(|findings| panic!("{findings:?}"))
+}
+
+fn known(facts: Facts) -> Observed<Facts> {
+    Observed::Known { value: facts, took: Duration::from_millis(20) }
+}
+
+impl World {
+    /// Everything as the topology says.
+    pub fn healthy(text: &str) -> Self {
+        let topology = read(text);
+        let nothing = Live::new();
+        let wanted = plan::desired::desired(&topology, &plan::Intent::default(), &[], &nothing).unwrap();
+        let live = plan::scopes(&topology)
+            .into_iter()
+            .map(|(id, (target, scope))| {
+                let facts = match scope {
+                    Scope::Records(keys) => Facts::NameServer(name_server(&id, &keys, &wanted)),
+                    Scope::Backends(_) => Facts::Proxy(proxy(&topology, &wanted)),
+                    Scope::Health(_) => {
+                        Facts::Server(ServerFacts { healthy: true, status: 200, latency: Duration::from_millis(1) })
+                    }
+                    Scope::Member => Facts::Member(Box::new(member(&topology, &target, &wanted))),
+                    Scope::PoolerDatabases(names) => Facts::Pooler(pooler(&topology, &names, &wanted)),
+                    Scope::Job => Facts::Job(JobFacts { running: true }),
+                };
+                (id, known(facts))
+            })
+            .collect();
+        Self { topology, live }
+    }
+
+    /// The same world under another topology file.
+    pub fn with_topology(self, text: &str) -> Self {
+        Self { topology: read(text), live: self.live }
+    }
+
+    fn facts(&mut self, id: &TargetId) -> &mut Facts {
+        match self.live.get_mut(id) {
+            Some(Observed::Known { value, .. }) => value,
+            _ => panic!("no facts about {id}"),
+        }
+    }
+
+    fn member(&mut self, id: &TargetId) -> &mut MemberFacts {
+        match self.facts(id) {
+            Facts::Member(facts) => facts,
+            _ => panic!("{id} is no member"),
+        }
+    }
+
+    fn pool(&mut self, id: &TargetId, database: &ForeignName) -> &mut PoolFacts {
+        match self.facts(id) {
+            Facts::Pooler(facts) => facts.databases.get_mut(database).unwrap().as_mut().unwrap(),
+            _ => panic!("{id} is no pooler"),
+        }
+    }
+
+    fn backend(&mut self, id: &TargetId, backend: &ForeignName) -> &mut BackendFacts {
+        match self.facts(id) {
+            Facts::Proxy(facts) => facts.backends.get_mut(backend).unwrap().as_mut().unwrap(),
+            _ => panic!("{id} is no proxy"),
+        }
+    }
+
+    /// Does to the facts what a provider would do to the target; panics where a provider would refuse.
+    pub fn act(&mut self, id: &TargetId, action: &Action) {
+        match action {
+            Action::SetRecords { zone, sets } => {
+                let tree = self.transfer_tree(zone, id.name());
+                for server in tree {
+                    let Facts::NameServer(facts) = self.facts(&server) else { panic!("{server} is no name server") };
+                    for (key, change) in sets {
+                        assert_eq!(facts.sets[key], change.from, "prerequisite of {key} at {server}");
+                        facts.sets.insert(key.clone(), change.to.clone());
+                    }
+                }
+            }
+            Action::SetShare { backends } => {
+                for (backend, servers) in backends {
+                    for (name, change) in servers {
+                        let server = self.backend(id, backend).servers.get_mut(name).unwrap();
+                        assert!(server.setting.same_effect(change.from), "{backend}/{name} at {id}");
+                        server.setting = change.to;
+                        let unchecked = change.to.admission == Admission::Maint;
+                        server.operational = if unchecked { Operational::Unchecked } else { Operational::Up };
+                    }
+                }
+            }
+            Action::CutSessions { .. } | Action::CatchUp { .. } | Action::Marker { .. } | Action::Withdraw { .. } => {}
+            Action::Pause { database } => self.pool(id, database).paused = true,
+            Action::Resume { database } => self.pool(id, database).paused = false,
+            Action::WriteRoute { database, route } => {
+                let pool = self.pool(id, database);
+                assert_eq!(pool.written_route.as_ref(), Some(&route.from));
+                pool.written_route = Some(route.to.clone());
+            }
+            Action::Route { database, .. } => self.reload(id, database),
+            Action::Redirect { database, .. } => {
+                self.reload(id, database);
+                self.pool(id, database).paused = false;
+            }
+            Action::RestoreRoute { database, route } => {
+                self.pool(id, database).written_route = Some(route.to.clone());
+                self.reload(id, database);
+            }
+            Action::Fence { .. } => {
+                let facts = self.member(id);
+                assert_eq!(facts.role, Role::Primary);
+                facts.role = Role::Fenced;
+            }
+            Action::Unfence { .. } => self.member(id).role = Role::Primary,
+            Action::Promote { lineage } => {
+                let facts = self.member(id);
+                assert_eq!((facts.role, &facts.lineage), (Role::Replica, lineage));
+                facts.role = Role::Primary;
+                facts.receives_from = None;
+                facts.lineage.timeline += 1;
+                facts.replicas.clear();
+            }
+            Action::Rejoin { primary } => {
+                let lineage = self.member(&primary.member).lineage.clone();
+                let facts = self.member(id);
+                (facts.role, facts.lineage) = (Role::Replica, lineage);
+                facts.receives_from = Some(primary.address.clone());
+                facts.replicas.clear();
+                let replica = replica(id.name(), false);
+                self.member(&primary.member).replicas.push(replica);
+            }
+            Action::Stop | Action::Start => {
+                let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no job") };
+                facts.running = *action == Action::Start;
+            }
+            Action::Native { verb, args } => {
+                let undone = verb.strip_prefix("un");
+                let state = if undone.is_some() { "undone" } else { "done" };
+                let facts = self.member(id);
+                facts.settings.insert(format!("native:{}", undone.unwrap_or(verb)), state.to_owned());
+                if verb == "finish_promotion" {
+                    facts.synchronous_names = args["synchronous"].concat();
+                    let synchronous = !facts.synchronous_names.is_empty();
+                    facts.replicas.iter_mut().for_each(|replica| replica.synchronous = synchronous);
+                }
+            }
+        }
+    }
+
+    /// A reload makes true what is written for every database of the pooler.
+    fn reload(&mut self, id: &TargetId, _database: &ForeignName) {
+        let Facts::Pooler(facts) = self.facts(id) else { panic!("{id} is no pooler") };
+        for pool in facts.databases.values_mut().flatten() {
+            pool.route = pool.written_route.clone().unwrap();
+        }
+    }
+
+    fn transfer_tree(&self, zone: &ZoneName, root: &str) -> Vec<TargetId> {
+        let servers = &self.topology.zones[zone].servers;
+        let follows = |name: &&String| *name == root || servers[*name].transfers_from.as_deref() == Some(root);
+        servers.keys().filter(follows).map(|name| servers[name].target.id.clone()).collect()
+    }
+
+    /// Does what a plan's steps would do, without looking at the invariants, which were broken before it.
+    pub fn settle(&mut self, plan: &plan::Plan) {
+        for step in &plan.steps {
+            if let plan::Work::Act { target, action } = &step.work {
+                self.act(target, action);
+            }
+        }
+        self.invariants().unwrap();
+    }
+
+    /// Somebody took an address out of a record set, at every server.
+    pub fn forget_address(&mut self, key: &RecordKey, address: &str) {
+        for observed in self.live.values_mut() {
+            if let Observed::Known { value: Facts::NameServer(facts), .. } = observed
+                && let Some(Some(set)) = facts.sets.get_mut(key)
+            {
+                set.data.remove(&address.parse().unwrap());
+            }
+        }
+    }
+
+    /// Does an assumption hold?
+    pub fn holds(&self, assumption: &Assumption) -> Result<(), String> {
+        self.demands(&assumption.target, &assumption.condition)
+    }
+
+    /// Does a condition hold at a target?
+    pub fn demands(&self, target: &TargetId, condition: &Condition) -> Result<(), String> {
+        // Known only while a run lasts.
+        if matches!(condition, Condition::AppliedBeyond { .. }) {
+            return Ok(());
+        }
+        let facts = self.live[target].known().ok_or("unreachable")?;
+        condition.holds(facts).map_err(|found| format!("{target} {}: {found}", text::condition(condition)))
+    }
+
+    /// What must be true at every moment.
+    pub fn invariants(&self) -> Result<(), String> {
+        for proxy in self.topology.proxies.values() {
+            let facts = self.live[&proxy.target.id].known().and_then(Facts::proxy).unwrap();
+            for (name, backend) in &facts.backends {
+                let serves = |server: &ProxyServerFacts| {
+                    server.setting.admission == Admission::Ready && server.setting.weight > 0
+                };
+                if !backend.as_ref().unwrap().servers.values().any(serves) {
+                    return Err(format!("no server of {name} gets requests at {}", proxy.target.id));
+                }
+            }
+        }
+        for zone in self.topology.zones.values() {
+            for server in zone.servers.values() {
+                let facts = self.live[&server.target.id].known().and_then(Facts::name_server).unwrap();
+                let names: BTreeSet<&str> = facts.sets.keys().map(|key| key.name.as_str()).collect();
+                for name in names {
+                    if facts.sets.iter().all(|(key, set)| key.name != name || set.is_none()) {
+                        return Err(format!("{name} is empty at {}", server.target.id));
+                    }
+                }
+            }
+        }
+        for database in self.topology.databases.values() {
+            let primaries: Vec<&Member> = database.members.values().filter(|m| self.role(m) == Role::Primary).collect();
+            if primaries.len() > 1 {
+                return Err(format!("{} has {} primaries", database.name, primaries.len()));
+            }
+            let Route::PoolerDatabase(entry) = &database.route else { continue };
+            for pooler in database.poolers.iter().map(|name| &self.topology.poolers[name]) {
+                let facts = self.live[&pooler.target.id].known().and_then(Facts::pooler).unwrap();
+                let pool = facts.databases[entry].as_ref().unwrap();
+                if !pool.paused && primaries.iter().all(|member| member.target.address != pool.route) {
+                    return Err(format!("{} leads clients of {entry} to {}", pooler.target.id, pool.route));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn role(&self, member: &Member) -> Role {
+        self.live[&member.target.id].known().and_then(Facts::member).unwrap().role
+    }
+
+    /// Everything that an undo must restore.
+    pub fn comparable(&self) -> String {
+        let mut text = String::new();
+        for (id, observed) in &self.live {
+            text += &match observed.known().unwrap() {
+                Facts::NameServer(facts) => format!("{id} {:?}\n", facts.sets),
+                Facts::Proxy(facts) => {
+                    let servers = facts.backends.values().flatten().flat_map(|backend| &backend.servers);
+                    format!("{id} {:?}\n", servers.map(|(name, server)| (name, server.setting)).collect::<Vec<_>>())
+                }
+                Facts::Member(facts) => format!("{id} {} {}\n", facts.role, facts.lineage),
+                Facts::Pooler(facts) => format!("{id} {:?}\n", facts.databases),
+                Facts::Job(facts) => format!("{id} {facts:?}\n"),
+                Facts::Server(_) => String::new(),
+            };
+        }
+        text
+    }
+}
+
+fn name_server(id: &TargetId, keys: &BTreeSet<RecordKey>, wanted: &plan::Desired) -> NameServerFacts {
+    let records = &wanted.records[&ZoneName::new(id.scope().unwrap())];
+    NameServerFacts {
+        serial: 1,
+        primary_name: id.name().to_owned(),
+        sets: keys.iter().map(|key| (key.clone(), records[key].clone())).collect(),
+        conditional: Conditional::RecordSet,
+        rejects_key: None,
+    }
+}
+
+fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
+    let capabilities = ProxyCapabilities { max_weight: 256, zero_drains: true, cuts_sessions: true, persistent: false };
+    let backends = topology
+        .services
+        .values()
+        .map(|service| {
+            let participants = plan::live::participants(service);
+            let weights = plan::weights::weights(&wanted.shares[&service.name], &participants, 256);
+            let server = |name: &ForeignName, weight: u32| ProxyServerFacts {
+                address: service.servers[name.as_str()].target.address.clone(),
+                setting: ServerSetting { weight, admission: Admission::Ready },
+                operational: Operational::Up,
+                sessions: 0,
+                queue: 0,
+                requests: 0,
+                rate: 0,
+                responses: BTreeMap::new(),
+                errors: 0,
+            };
+            let servers = weights.iter().map(|(name, weight)| (name.clone(), server(name, *weight))).collect();
+            (service.backend.clone(), Some(BackendFacts { servers, ..BackendFacts::default() }))
+        })
+        .collect();
+    ProxyFacts { version: "simulated".to_owned(), age: Duration::from_secs(9), writable: true, backends, capabilities }
+}
+
+/// The member that should be primary: the first of those that may be.
+fn primary<'a>(database: &'a Database, wanted: &plan::Desired) -> &'a Member {
+    &database.members[wanted.primaries[&database.name][0].name()]
+}
+
+fn replica(name: &str, synchronous: bool) -> ReplicaFacts {
+    ReplicaFacts {
+        name: name.to_owned(),
+        address: None,
+        streaming: true,
+        synchronous,
+        lag_bytes: 0,
+        lag: Some(Duration::from_millis(10)),
+    }
+}
+
+fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> MemberFacts {
+    let database = &topology.databases[target.id.scope().unwrap()];
+    let home = primary(database, wanted);
+    let is_primary = home.target.id == target.id;
+    let synchronous = database.mode == ReplicationMode::Synchronous;
+    let others: Vec<&str> =
+        database.members.keys().map(String::as_str).filter(|name| *name != home.target.id.name()).collect();
+    MemberFacts {
+        version: "simulated".to_owned(),
+        role: if is_primary { Role::Primary } else { Role::Replica },
+        lineage: Lineage { system: database.name.to_string(), timeline: 1 },
+        position: Position::Lsn(100),
+        replayed: Position::Lsn(100),
+        replay_paused: false,
+        receives_from: (!is_primary).then(|| home.target.address.clone()),
+        replicas: if is_primary { others.iter().map(|name| replica(name, synchronous)).collect() } else { Vec::new() },
+        slots: Vec::new(),
+        synchronous_names: if is_primary && synchronous {
+            format!("FIRST 1 (\"{}\")", others.join("\", \""))
+        } else {
+            String::new()
+        },
+        clients: Vec::new(),
+        long_transactions: Vec::new(),
+        settings: BTreeMap::new(),
+        archive_backlog: 0,
+        capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind: true, no_control: None },
+    }
+}
+
+fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Desired) -> PoolerFacts {
+    let pool = |name: &ForeignName| {
+        let of_name = |database: &&Database| database.route == Route::PoolerDatabase(name.clone());
+        let database = topology.databases.values().find(of_name).unwrap();
+        let route = primary(database, wanted).target.address.clone();
+        let written_route = Some(route.clone());
+        PoolFacts {
+            route,
+            written_route,
+            mode: PoolMode::Transaction,
+            paused: false,
+            pausing: false,
+            active: 0,
+            waiting: 0,
+        }
+    };
+    PoolerFacts {
+        version: "simulated".to_owned(),
+        writable: true,
+        query_wait_timeout: Duration::from_secs(120),
+        login_retry: Duration::from_secs(1),
+        databases: names.iter().map(|name| (name.clone(), Some(pool(name)))).collect(),
+    }
+}

@@ -1,0 +1,364 @@
+//! Commands on hosts: on this machine, and through the real `ssh` to a real `sshd` on a loopback port with keys of its own.
+
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
+
+use handover::model::{Host, TransportKind};
+use handover::transport::{Command, Output, Transport, TransportError};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+fn argv<const N: usize>(words: [&str; N]) -> Command {
+    Command::Argv(words.map(str::to_owned).to_vec())
+}
+
+fn script(text: &'static str, args: &[&str]) -> Command {
+    Command::Script { text, args: args.iter().map(|arg| (*arg).to_owned()).collect() }
+}
+
+fn local() -> Host {
+    Host { name: "here".into(), transport: TransportKind::Local, commands: BTreeMap::new() }
+}
+
+fn gone(pid: &str) -> bool {
+    // A zombie has ended too.
+    std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// Waits until a process is gone; false if it is not after two seconds.
+async fn ends(pid: &str) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !gone(pid) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gone(pid)
+}
+
+/// What holds wherever a command runs.
+async fn behaves(transport: &Transport, host: &Host) {
+    let run = |command: Command, input: Option<&'static [u8]>| async move {
+        transport.run(host, &command, input, soon()).await
+    };
+    let left = |status, stdout: &str, stderr: &str| {
+        Ok(Output { status, stdout: stdout.to_owned(), stderr: stderr.to_owned() })
+    };
+
+    let hostile = ["", "a b", "'", "\"", "$(id)", "`id`", "$HOME", "-rf", "--", "\\", "a\nb\n", ";", "*", "é"];
+    let mut words = vec!["printf".to_owned(), "<%s>".to_owned()];
+    words.extend(hostile.map(str::to_owned));
+    let expected: String = hostile.map(|word| format!("<{word}>")).concat();
+    assert_eq!(run(Command::Argv(words), None).await, left(0, &expected, ""));
+    assert_eq!(run(script("printf '<%s>' \"$@\"", &hostile), None).await, left(0, &expected, ""));
+
+    assert_eq!(run(argv(["cat"]), Some(b"line\nno end")).await, left(0, "line\nno end", ""));
+    assert_eq!(run(argv(["cat"]), None).await, left(0, "", ""), "without input there is nothing to read");
+    assert_eq!(run(argv(["true"]), Some(&[b'x'; 300_000])).await, left(0, "", ""), "input need not be read");
+
+    for status in [1, 2, 127, 255] {
+        let text = status.to_string();
+        let command = script("echo out; echo err >&2; exit \"$1\"", &[&text]);
+        assert_eq!(run(command, None).await, left(status, "out\n", "err\n"));
+    }
+    assert_eq!(run(script("kill -9 $$", &[]), None).await.map(|output| output.status), Ok(137));
+
+    // What goes on in the background does not keep a command from having ended, though it holds the outputs.
+    let began = Instant::now();
+    let output = run(script("sleep 30 & echo $!", &[]), None).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(!gone(&output.stdout), "what was started is left alone");
+    Process::new("kill").arg(output.stdout.trim()).status().unwrap();
+
+    let much = run(script("yes | head -c 1048577", &[]), None).await;
+    assert!(matches!(&much, Err(TransportError::Unknown(why)) if why.why.contains("1 MiB")), "{much:?}");
+    let enough = run(script("yes | head -c 1048576 >&2", &[]), None).await.unwrap();
+    assert_eq!(enough.stderr.len(), 1 << 20);
+
+    let nul = run(argv(["echo", "a\0b"]), None).await;
+    assert!(matches!(&nul, Err(TransportError::NotRun(why)) if why.why.contains("NUL")), "{nul:?}");
+    let empty = run(Command::Argv(Vec::new()), None).await;
+    assert!(matches!(empty, Err(TransportError::NotRun(_))), "{empty:?}");
+}
+
+/// At its deadline a command is ended together with its children.
+async fn is_ended_at_its_deadline(transport: &Transport, host: &Host) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pids");
+    let command = script("sleep 60 & echo $! $$ > \"$1\"; wait", &[file.to_str().unwrap()]);
+    let began = Instant::now();
+    let outcome = transport.run(host, &command, None, began + Duration::from_millis(900)).await;
+    let took = began.elapsed();
+    assert!(matches!(outcome, Err(TransportError::Unknown(_))), "{outcome:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let pids = std::fs::read_to_string(file).unwrap();
+    for pid in pids.split_whitespace() {
+        assert!(ends(pid).await, "process {pid} goes on after the deadline");
+    }
+    let late = transport.run(host, &argv(["true"]), None, Instant::now()).await;
+    assert!(matches!(late, Err(TransportError::NotRun(_))), "{late:?}");
+}
+
+#[tokio::test]
+async fn commands_run_on_this_machine() {
+    behaves(&Transport::new(), &local()).await;
+}
+
+#[tokio::test]
+async fn a_local_command_is_ended_at_its_deadline() {
+    is_ended_at_its_deadline(&Transport::new(), &local()).await;
+}
+
+#[tokio::test]
+async fn a_local_command_that_nobody_waits_for_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let command = script("echo $$ > \"$1\"; exec sleep 60", &[file.to_str().unwrap()]);
+    let (transport, host) = (Transport::new(), local());
+    let pid = tokio::select! {
+        outcome = transport.run(&host, &command, None, soon()) => panic!("{outcome:?}"),
+        pid = written(&file) => pid,
+    };
+    assert!(ends(&pid).await);
+}
+
+/// The text of a file as soon as it has one.
+async fn written(file: &Path) -> String {
+    loop {
+        match std::fs::read_to_string(file) {
+            Ok(text) if text.ends_with('\n') => return text,
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_local_program_that_does_not_exist_was_not_run() {
+    let outcome = Transport::new().run(&local(), &argv(["/nowhere/program"]), None, soon()).await;
+    let Err(TransportError::NotRun(why)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(why.why, "there is no such program");
+}
+
+/// A real sshd with one host key, one login key and a log, on a loopback port.
+struct Sshd {
+    directory: TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Sshd {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        // Without it sshd does not start, and only its package's service makes it.
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        for key in ["host", "login", "stranger"] {
+            let made =
+                Process::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status().unwrap();
+            assert!(made.success());
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+             StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
+             LogLevel VERBOSE\nMaxSessions 3\n",
+            path("host"),
+            path("login.pub"),
+        );
+        std::fs::write(path("sshd_config"), config).unwrap();
+        let host_key = std::fs::read_to_string(path("host.pub")).unwrap();
+        std::fs::write(path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        let process = Process::new("/usr/sbin/sshd")
+            .args(["-D", "-f", &path("sshd_config"), "-E", &path("log")])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("install openssh-server");
+        let sshd = Self { directory, port, process };
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(std::time::Instant::now() < deadline, "sshd does not listen: {}", sshd.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        sshd
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn host(&self) -> Host {
+        let transport = TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port: Some(self.port) };
+        Host { name: "there".into(), transport, commands: BTreeMap::new() }
+    }
+
+    /// A transport whose operator has this configuration, and an unlucky one at that.
+    fn transport(&self, key: &str, known_hosts: &str) -> Transport {
+        let config = format!(
+            "Host *\n IdentityFile {}\n IdentitiesOnly yes\n IdentityAgent none\n UserKnownHostsFile {}\n \
+             GlobalKnownHostsFile /dev/null\n RemoteCommand uptime\n RequestTTY yes\n LogLevel QUIET\n LocalForward 1 localhost:1\n \
+             ExitOnForwardFailure yes\n",
+            self.path(key).display(),
+            self.path(known_hosts).display(),
+        );
+        let file = self.path(&format!("ssh_config.{key}.{known_hosts}"));
+        std::fs::write(&file, config).unwrap();
+        Transport::with_options(vec!["-F".to_owned(), file.display().to_string()])
+    }
+
+    fn logins(&self) -> usize {
+        self.log().matches("Accepted publickey").count()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn why(outcome: Result<Output, TransportError>) -> String {
+    match outcome {
+        Err(error @ TransportError::NotRun(_)) => error.to_string(),
+        other => panic!("it should not have run: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn commands_run_over_ssh() {
+    let sshd = Sshd::start();
+    behaves(&sshd.transport("login", "known_hosts"), &sshd.host()).await;
+}
+
+#[tokio::test]
+async fn a_remote_command_is_ended_at_its_deadline() {
+    let sshd = Sshd::start();
+    let transport = sshd.transport("login", "known_hosts");
+    transport.warm_up(&sshd.host(), soon()).await.unwrap();
+    is_ended_at_its_deadline(&transport, &sshd.host()).await;
+}
+
+#[tokio::test]
+async fn all_commands_share_one_connection_which_is_closed_at_the_end() {
+    let sshd = Sshd::start();
+    let (transport, host) = (sshd.transport("login", "known_hosts"), sshd.host());
+    let (one, two, three) = (argv(["true"]), argv(["true"]), argv(["true"]));
+    let (one, two, three) = tokio::join!(
+        transport.run(&host, &one, None, soon()),
+        transport.run(&host, &two, None, soon()),
+        transport.run(&host, &three, None, soon()),
+    );
+    for outcome in [one, two, three] {
+        assert_eq!(outcome.unwrap().status, 0);
+    }
+    for _ in 0..5 {
+        assert_eq!(transport.run(&host, &argv(["true"]), None, soon()).await.unwrap().status, 0);
+    }
+    assert_eq!(sshd.logins(), 1, "{}", sshd.log());
+    transport.close().await;
+    let reopened = transport.run(&host, &argv(["true"]), None, soon()).await;
+    assert_eq!(reopened.map(|output| output.status), Ok(0));
+    assert_eq!(sshd.logins(), 2);
+    drop(transport);
+    let closed =
+        || sshd.log().matches("Disconnected from").count() + sshd.log().matches("Connection closed by").count();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // One of them is the probe that waited for sshd to listen.
+    while closed() < 2 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(sshd.log().matches("Disconnected from").count(), 2, "{}", sshd.log());
+}
+
+/// Prints the process that serves this connection and no other: the nearest `sshd` above the command.
+const SERVER: &str = "p=$$; while [ \"$(cat /proc/$p/comm)\" != sshd ]; do
+    [ \"$p\" -gt 1 ] || exit 1; p=$(sed -n 's/^PPid:[^0-9]*//p' /proc/$p/status)
+done; echo \"$p\"";
+
+fn signal(signal: &str, pid: &str) {
+    assert!(Process::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_unknown_and_opened_again() {
+    let sshd = Sshd::start();
+    let (transport, host) = (sshd.transport("login", "known_hosts"), sshd.host());
+    let server = transport.run(&host, &script(SERVER, &[]), None, soon()).await.unwrap().stdout;
+    let begun = sshd.path("begun");
+    let command = script("echo begun > \"$1\"; sleep 5", &[begun.to_str().unwrap()]);
+    let cut = async {
+        written(&begun).await;
+        signal("-KILL", &server);
+    };
+    let (outcome, ()) = tokio::join!(transport.run(&host, &command, None, soon()), cut);
+    let Err(TransportError::Unknown(why)) = outcome else { panic!("{outcome:?}") };
+    assert!(why.why.contains("the connection broke"), "{why}");
+    let again = transport.run(&host, &argv(["true"]), None, soon()).await;
+    assert_eq!(again.map(|output| output.status), Ok(0));
+}
+
+#[tokio::test]
+async fn a_connection_that_hangs_costs_one_command_only() {
+    let sshd = Sshd::start();
+    let (transport, host) = (sshd.transport("login", "known_hosts"), sshd.host());
+    let server = transport.run(&host, &script(SERVER, &[]), None, soon()).await.unwrap().stdout;
+    signal("-STOP", &server);
+    let hung = transport.run(&host, &argv(["true"]), None, Instant::now() + Duration::from_millis(500)).await;
+    let again = transport.run(&host, &argv(["true"]), None, soon()).await;
+    signal("-KILL", &server);
+    assert!(matches!(hung, Err(TransportError::Unknown(_))), "{hung:?}");
+    assert_eq!(again.map(|output| output.status), Ok(0));
+    assert_eq!(sshd.logins(), 2);
+}
+
+#[tokio::test]
+async fn whoever_is_not_let_in_ran_nothing_and_reads_why() {
+    let sshd = Sshd::start();
+    let (host, touch) = (sshd.host(), sshd.path("touched"));
+    let command = argv(["touch", touch.to_str().unwrap()]);
+
+    let wrong_key = why(sshd.transport("stranger", "known_hosts").run(&host, &command, None, soon()).await);
+    assert!(wrong_key.contains("Permission denied (publickey)") && wrong_key.contains("ssh-add -l"), "{wrong_key}");
+
+    let unknown = why(sshd.transport("login", "nothing_known").run(&host, &command, None, soon()).await);
+    assert!(unknown.contains("Host key verification failed") && unknown.contains("by hand"), "{unknown}");
+    assert!(!sshd.path("nothing_known").exists(), "an unknown key is never accepted");
+
+    let other = std::fs::read_to_string(sshd.path("stranger.pub")).unwrap();
+    std::fs::write(sshd.path("other_known"), format!("[127.0.0.1]:{} {other}", sshd.port)).unwrap();
+    let changed = why(sshd.transport("login", "other_known").run(&host, &command, None, soon()).await);
+    assert!(changed.contains("in between"), "{changed}");
+
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let transport = TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port: Some(port) };
+    let nobody = Host { transport, ..sshd.host() };
+    let refused = why(sshd.transport("login", "known_hosts").run(&nobody, &command, None, soon()).await);
+    assert!(refused.contains("Connection refused"), "{refused}");
+
+    assert!(!touch.exists());
+}
+
+#[tokio::test]
+async fn a_host_that_accepts_and_says_nothing_costs_the_deadline_only() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = Some(silent.local_addr().unwrap().port());
+    let transport = TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port };
+    let host = Host { name: "silent".into(), transport, commands: BTreeMap::new() };
+    let began = Instant::now();
+    let options = vec!["-F".to_owned(), "none".to_owned()];
+    let outcome =
+        Transport::with_options(options).run(&host, &argv(["true"]), None, began + Duration::from_millis(500)).await;
+    assert!(why(outcome).contains("no connection within"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}

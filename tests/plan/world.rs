@@ -3,7 +3,7 @@
 #[path = "../common/healthy.rs"]
 mod healthy;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use handover::model::*;
 use handover::plan::{self, Assumption};

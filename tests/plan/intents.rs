@@ -317,7 +317,7 @@ prop_compose! {
         let mut left = 10_000;
         let mut shares = Shares::new();
         for (facility, part) in of.iter().zip(&parts) {
-            let points = if whole == 0 { 0 } else { part * 10_000 / whole };
+            let points = (part * 10_000).checked_div(whole).unwrap_or_default();
             left -= points;
             shares.insert((*facility).into(), Percent::from_basis_points(points));
         }

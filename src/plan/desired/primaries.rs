@@ -15,7 +15,7 @@ fn is_at(at: &PrimaryPlace, name: &str, member: &Member) -> bool {
 }
 
 /// The members that may be primary, best first, among those that `may`.
-fn candidates<'a>(database: &'a Database, may: impl Fn(&str, &Member) -> bool) -> Vec<&'a TargetId> {
+fn candidates(database: &Database, may: impl Fn(&str, &Member) -> bool) -> Vec<&TargetId> {
     let mut order: Vec<(&String, &Member)> =
         database.members.iter().filter(|(name, member)| member.priority > 0 && may(name, member)).collect();
     order.sort_by(|(a_name, a), (b_name, b)| b.priority.cmp(&a.priority).then_with(|| a_name.cmp(b_name)));

@@ -7,6 +7,7 @@ pub mod candidate;
 pub mod desired;
 pub mod diff;
 pub mod document;
+pub mod followers;
 pub mod gate;
 pub mod live;
 mod make;
@@ -15,7 +16,7 @@ pub mod preflight;
 mod stale;
 mod step;
 mod switchover;
-mod synchronous;
+pub mod synchronous;
 pub mod weights;
 pub mod window;
 

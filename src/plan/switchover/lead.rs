@@ -115,7 +115,7 @@ impl Switchover<'_> {
             .before(&to.member, Condition::KeepsUp { upstream: upstream.clone() })
             .after(&from.member, Condition::FollowedBy { replicas: candidate })
             .undone_by(follows(upstream), Condition::Follows { primary: upstream.clone() })
-            .takes(Span::millis(500), Span::secs(60))
+            .takes(Span::millis(500), Span::secs(20))
             .needs(&ready),
         )
     }
@@ -157,7 +157,7 @@ impl Switchover<'_> {
         .after(id, Condition::Follows { primary: to.clone() })
         .after(&to.member, Condition::FollowedBy { replicas: BTreeSet::from([name.to_owned()]) })
         .undone_by(follows(from), Condition::Follows { primary: from.clone() })
-        .takes(Span::millis(500), Span::secs(60))
+        .takes(Span::millis(500), Span::secs(20))
         .needs(needs)
     }
 

@@ -78,8 +78,12 @@ impl Run {
         match self.act(step, target, action, &permit, deadline, self.engine.timeout).await {
             Ok(facts) => Ok(verified(step, &facts)),
             Err(NotDone { why, acted: Acted::No }) => Err(failed(format!("{why}; nothing was touched by this step"))),
-            Err(NotDone { why, acted: Acted::Yes }) => Err(failed(why)),
+            Err(NotDone { why, acted: Acted::Yes }) => {
+                self.log().half_done(&step.id);
+                Err(failed(why))
+            }
             Err(NotDone { why, acted: Acted::Unknown }) => {
+                self.log().half_done(&step.id);
                 Err(failed(format!("{why}; it is not known whether it acted")))
             }
         }

@@ -29,28 +29,47 @@ impl Handover {
 
     /// What the operator's file says once the primary should be at the other member.
     fn topology(&self) -> String {
-        let member = |member: &crate::servers::Member| {
+        let member = |facility: &str, member: &crate::servers::Member| {
             format!(
-                "{{facility: {0}, address: \"{1}\", host: here, priority: 100, settings: {{data_directory: {2}}}}}",
-                member.name,
+                "{{facility: {facility}, address: \"{}\", host: here, priority: 100, settings: {{data_directory: {}}}}}",
                 member.address(),
                 member.data.display()
             )
         };
         let [a, b] = self.pair.members();
         format!(
-            "topology: 1\nname: bench\nfacilities: {{a: {{}}, b: {{}}}}\ndatabases:\n  accounts:\n    provider: postgresql\n    \
-             settings: {{user: handover, password: {{file: postgresql}}, replication: user=replicator}}\n    primary: {}\n    \
-             members:\n      a: {}\n      b: {}\n    replication: {{mode: asynchronous, max_lag: 1s}}\n    poolers: [pool]\n    \
-             route: {{pooler_database: accounts}}\npoolers:\n  pool:\n    facility: a\n    provider: pgbouncer\n    \
-             address: \"{}\"\n    host: here\n    settings: {{admin: handover, password: {{file: pgbouncer}}, databases: {}, \
-             probe: {{user: app, password: {{file: probe}}}}}}\nhosts: {{here: {{transport: local}}}}\n\
-             policy: {{min_active_facilities: 0}}\n",
-            self.pair.replica().name,
-            member(a),
-            member(b),
-            self.pair.pooler.address(),
-            self.pair.pooler.databases.display()
+            "topology: 1
+name: bench
+facilities: {{west: {{}}, east: {{}}}}
+databases:
+  accounts:
+    provider: postgresql
+    settings: {{user: handover, password: {{file: postgresql}}, replication: user=replicator}}
+    primary: {primary}
+    members:
+      a: {a}
+      b: {b}
+    replication: {{mode: asynchronous, max_lag: 1s}}
+    poolers: [pool]
+    route: {{pooler_database: accounts}}
+poolers:
+  pool:
+    facility: west
+    provider: pgbouncer
+    address: \"{pool}\"
+    host: here
+    settings:
+      admin: handover
+      password: {{file: pgbouncer}}
+      databases: {routes}
+      probe: {{user: app, password: {{file: probe}}}}
+hosts: {{here: {{transport: local}}}}
+",
+            primary = self.pair.replica().name,
+            a = member("west", a),
+            b = member("east", b),
+            pool = self.pair.pooler.address(),
+            routes = self.pair.pooler.databases.display(),
         )
     }
 

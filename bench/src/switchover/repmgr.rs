@@ -17,8 +17,18 @@ use crate::servers::Member;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
-/// Takes the place of `ssh OPTIONS HOST COMMAND`: the last argument is the command.
-const SHELL: &str = "#!/bin/sh\nfor command; do :; done\nexec sh -c \"$command\"\n";
+/// Takes the place of `ssh OPTIONS HOST COMMAND…`.
+const SHELL: &str = r#"#!/bin/sh
+while :; do
+  case $1 in
+    -[oplFi]) shift 2 ;;
+    -*) shift ;;
+    *) break ;;
+  esac
+done
+shift
+exec sh -c "$*"
+"#;
 
 /// repmgr and its servers.
 pub struct Repmgr(Pair);
@@ -68,6 +78,8 @@ impl Repmgr {
     fn repmgr(&self, at: &Member, arguments: &[&str]) -> Command {
         let mut command = as_postgres(format!("{BIN}/repmgr"));
         command.arg("-f").arg(self.configuration(at)).args(arguments);
+        // It writes what the other node says to a temporary file.
+        command.env("TMPDIR", self.folder());
         command.env("PATH", format!("{}:/usr/bin:/bin:{BIN}", self.folder().display()));
         command
     }

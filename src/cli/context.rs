@@ -121,6 +121,7 @@ impl Context {
         let transport = Arc::new(Transport::new());
         let registry = registry(&secrets, &transport);
         let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
+        let engine = engine.with_sockets(sockets());
         let directory = state_directory(common, &topology)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
         Ok(Ok(Self { topology, source, engine, store, transport }))
@@ -138,6 +139,17 @@ impl Context {
     pub async fn close(&self) {
         self.transport.close().await;
     }
+}
+
+/// How many sockets there may be, with the limit raised as far as the system allows: hundreds of targets are spoken to at once, and
+/// shells begin with 1024. A hundred are left for everything else.
+fn sockets() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the old limit is still there.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(allowed).unwrap_or(usize::MAX).saturating_sub(100)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
-use super::weights::{Participant, effective};
+use super::weights::{Participant, effective, weights};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
     RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
@@ -186,8 +186,8 @@ pub fn shares_text(shares: &BTreeMap<FacilityName, Percent>) -> String {
     shares.join(", ")
 }
 
-/// How far a proxy's share may be off before it counts as different: weights are whole numbers.
-const SHARE_TOLERANCE: Percent = Percent::ONE;
+/// A proxy's share that is off by so much is different: weights are whole numbers, so that some distance there always is.
+const SHARE_OFF: Percent = Percent::ONE;
 
 /// Compares. A target that did not answer is a refusal, never taken for absent.
 ///
@@ -305,8 +305,11 @@ impl Diff<'_> {
                 let Some(to) = self.desired.shares.get(&service.name) else { continue };
                 let from = effective(&participants, &settings);
                 let off = to.iter().any(|(facility, share)| {
-                    from.get(facility).copied().unwrap_or_default().distance(*share) > SHARE_TOLERANCE
+                    let found = from.get(facility).copied().unwrap_or_default();
+                    found.distance(*share) >= SHARE_OFF || (found == Percent::ZERO) != (*share == Percent::ZERO)
                 });
+                // What no weights come nearer to is as it should be.
+                let off = off && from != nearest(&participants, to, facts.capabilities.max_weight);
                 let differs = settings
                     .iter()
                     .any(|(server, setting)| admissions.get(server).is_some_and(|wanted| *wanted != setting.admission));
@@ -454,6 +457,16 @@ impl Diff<'_> {
             }
         }
     }
+}
+
+/// The shares that come out of the weights for the wanted ones.
+fn nearest(
+    participants: &BTreeMap<ForeignName, Participant>,
+    wanted: &BTreeMap<FacilityName, Percent>,
+    max_weight: u32,
+) -> BTreeMap<FacilityName, Percent> {
+    let ready = |(name, weight)| (name, ServerSetting { weight, admission: Admission::Ready });
+    effective(participants, &weights(wanted, participants, max_weight).into_iter().map(ready).collect())
 }
 
 /// The facilities whose servers gain or lose admission by these changes: (entering, leaving).

@@ -1,15 +1,18 @@
 //! Making a plan: desired, diff, preflight, order, document. Pure: moments and names come in.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
-use super::desired::{Refusal, desired};
-use super::diff::{Changes, diff};
+use super::desired::{Desired, Refusal, desired};
+use super::diff::{Changes, diff, shares_text};
 use super::document::{FORMAT, HoldKind, Intent, Plan, TopologyRef};
 use super::order::order;
 use super::preflight;
 use super::step::{Assumption, Step};
+use super::weights::weights;
 use super::{gate, live};
-use crate::model::{Condition, FacilityName, Live, Span};
+use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, ServiceName, Span};
 use crate::topology::Topology;
 
 /// What planning found.
@@ -65,6 +68,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     }
     ttl_notes(topology, &changes, &mut notes);
     persistence_notes(topology, &changes, live, &mut notes);
+    notes.extend(share_notes(topology, &desired, &changes));
     notes.sort();
     notes.dedup();
     let ordered = order(topology, &desired, &changes, live);
@@ -96,7 +100,7 @@ pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<Strin
 
 /// `20261123-061503-drain-west`.
 fn identity(intent: &Intent, now: Timestamp) -> String {
-    let list = |word: &str, facilities: &std::collections::BTreeSet<FacilityName>| -> Vec<String> {
+    let list = |word: &str, facilities: &BTreeSet<FacilityName>| -> Vec<String> {
         facilities.iter().map(|facility| format!("-{word}-{facility}")).collect()
     };
     let mut what = list("drain", &intent.drain);
@@ -109,7 +113,7 @@ fn identity(intent: &Intent, now: Timestamp) -> String {
 
 /// The time of the longest chain of steps.
 fn critical_path(steps: &[Step]) -> Span {
-    let mut ends = std::collections::BTreeMap::new();
+    let mut ends = BTreeMap::new();
     for step in steps {
         let begin = step.needs.iter().filter_map(|need| ends.get(need)).copied().max().unwrap_or_default();
         ends.insert(&step.id, begin + step.expected.0);
@@ -153,7 +157,7 @@ fn ttl_notes(topology: &Topology, changes: &Changes, notes: &mut Vec<String>) {
 }
 
 fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes: &mut Vec<String>) {
-    let volatile: std::collections::BTreeSet<&str> = changes
+    let volatile: BTreeSet<&str> = changes
         .shares
         .iter()
         .filter(|change| live::proxy(live, &change.proxy).is_some_and(|facts| !facts.capabilities.persistent))
@@ -167,6 +171,53 @@ fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes:
     }
 }
 
+/// What shares cannot be: DNS says present or absent and nothing between, and small shares have fewer weights than servers.
+fn share_notes(topology: &Topology, desired: &Desired, changes: &Changes) -> Vec<String> {
+    let mut notes = Vec::new();
+    let changed: BTreeSet<&ServiceName> = changes.shares.iter().map(|change| &change.service).collect();
+    let mut texts: BTreeMap<String, Vec<&ServiceName>> = BTreeMap::new();
+    for name in changed {
+        let (Some(service), Some(shares)) = (topology.services.get(name), desired.shares.get(name)) else { continue };
+        let published: BTreeMap<&FacilityName, u64> = service
+            .addresses
+            .iter()
+            .filter(|(facility, _)| desired.serving.contains(*facility))
+            .map(|(facility, addresses)| (facility, addresses.len() as u64))
+            .collect();
+        let all: u64 = published.values().sum();
+        let by_dns = |facility| Percent::ratio(published.get(facility).copied().unwrap_or_default(), all);
+        if shares.iter().any(|(facility, share)| by_dns(facility).distance(*share) > Percent::ONE) {
+            let counts: Vec<String> =
+                published.iter().map(|(facility, count)| format!("{count} of {facility}")).collect();
+            let text = format!(
+                "DNS can only say present or absent: it publishes {} alike; the share {} is made by the proxies, whichever of them \
+                 users reach",
+                crate::model::text::list(counts),
+                shares_text(shares)
+            );
+            texts.entry(text).or_default().push(name);
+        }
+    }
+    notes.extend(texts.into_iter().map(|(text, services)| format!("{}: {text}", crate::model::text::list(services))));
+    for change in &changes.shares {
+        let given = weights(&change.shares.to, &change.participants, change.max_weight);
+        let share = |server: &ForeignName| Some(change.shares.to.get(&change.participants.get(server)?.facility)?);
+        let idle: Vec<&ForeignName> = given
+            .iter()
+            .filter(|(server, weight)| **weight == 0 && share(server).is_some_and(|share| *share > Percent::ZERO))
+            .map(|(server, _)| server)
+            .collect();
+        if !idle.is_empty() {
+            notes.push(format!(
+                "{} of {} get no requests: the share of their facility is too small to be divided among all of its servers",
+                crate::model::text::list(idle),
+                change.service
+            ));
+        }
+    }
+    notes
+}
+
 /// The identity facts that the plan relies on: of every target that it changes or that must agree.
 fn facts(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Assumption> {
     let mut facts = Vec::new();
@@ -174,9 +225,9 @@ fn facts(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Assumption>
         let sets = change.sets.iter().map(|(key, set)| (key.clone(), set.from.clone())).collect();
         facts.push(Assumption::on(&change.server, Condition::Records { sets }));
     }
-    let mut proxies = std::collections::BTreeMap::new();
+    let mut proxies = BTreeMap::new();
     for change in &changes.shares {
-        let backends: &mut std::collections::BTreeMap<_, _> = proxies.entry(&change.proxy).or_default();
+        let backends: &mut BTreeMap<_, _> = proxies.entry(&change.proxy).or_default();
         backends.insert(change.backend.clone(), change.settings.clone());
     }
     facts.extend(proxies.into_iter().map(|(proxy, backends)| Assumption::on(proxy, Condition::Servers { backends })));

@@ -42,7 +42,7 @@ fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry
     let (secrets, transport) = (|| Arc::clone(secrets), || Arc::clone(transport));
     Registry::default()
         .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secrets())))
-        .with("haproxy", Arc::new(provider::haproxy::HaProxy))
+        .with("haproxy", Arc::new(provider::haproxy::HaProxy::new(transport())))
         .with("http", Arc::new(provider::http::HttpHealth::new()))
         .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secrets(), transport())))
         .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secrets(), transport())))

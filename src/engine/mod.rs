@@ -5,6 +5,7 @@
 
 mod backward;
 mod gates;
+mod keep;
 mod observe;
 mod report;
 mod run;

@@ -34,11 +34,18 @@ impl Run {
         let (Undo::Act { action, after }, Work::Act { target, .. }) = (&step.undo, &step.work) else { return Ok(()) };
         self.tell(Event::UndoStarted { step: step.id.clone(), title: step.title.clone() });
         let began = Instant::now();
-        let deadline = began + DEADLINE;
+        let mut kept = self.keep(target, action).await;
+        let deadline = Instant::now() + DEADLINE;
         let outcome = self.apply(target, action, permit, deadline).await;
         let demanded = Assumption { target: target.clone(), condition: after.clone() };
         let result = match self.engine.verify(&demanded, deadline).await {
-            Ok(_) => self.undone_elsewhere(step, &demanded, deadline).await,
+            Ok(facts) => {
+                if let Some(kept) = &mut kept {
+                    kept.set(&step.id, action);
+                }
+                self.warn_unsaved(target, &facts);
+                self.undone_elsewhere(step, &demanded, deadline).await
+            }
             Err(why) => Err(match outcome {
                 Ok(outcome) => format!("{why} (the undo was answered by {outcome:?})"),
                 Err(cause) => format!("{why} ({cause})"),

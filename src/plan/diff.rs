@@ -1,5 +1,7 @@
 //! The difference between what is and what should be: the only diff there is. Pure.
 
+mod dns;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::{Desired, OutBecause, Refusal};
@@ -7,7 +9,8 @@ use super::live::{self, backend_of};
 use super::weights::{Participant, effective, weights};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
+    RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, ServiceName, TargetId, TargetKind,
+    ZoneName,
 };
 use crate::topology::Topology;
 
@@ -41,6 +44,17 @@ pub struct ShareChange {
     pub admissions: BTreeMap<ForeignName, Admission>,
     /// The proxy's largest weight.
     pub max_weight: u32,
+}
+
+/// A proxy that is set as it should be, and would not be after a reload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveChange {
+    /// The proxy.
+    pub proxy: TargetId,
+    /// The backends that differ in what is saved, or all.
+    pub backends: BTreeSet<ForeignName>,
+    /// What is saved instead, as a fragment.
+    pub why: String,
 }
 
 /// A database whose primary is not where it should be.
@@ -100,6 +114,8 @@ pub struct Changes {
     pub records: Vec<RecordsChange>,
     /// Of proxies.
     pub shares: Vec<ShareChange>,
+    /// Of what proxies find after a reload; those with other changes are saved with them.
+    pub saves: Vec<SaveChange>,
     /// Of databases.
     pub primaries: Vec<PrimaryChange>,
     /// Of jobs.
@@ -117,6 +133,7 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
             && self.shares.is_empty()
+            && self.saves.is_empty()
             && self.primaries.is_empty()
             && self.jobs.is_empty()
             && self.routes.is_empty()
@@ -144,6 +161,9 @@ impl Changes {
                 shares_text(&change.shares.from),
                 shares_text(&change.shares.to)
             ));
+        }
+        for change in &self.saves {
+            lines.push(format!("{}: {}", change.proxy.name(), change.why));
         }
         for change in &self.primaries {
             lines.push(format!(
@@ -240,33 +260,6 @@ impl Diff<'_> {
         }
     }
 
-    fn records(&mut self) {
-        for zone in self.topology.zones.values() {
-            let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
-            for server in zone.servers.values().filter(|server| server.updates) {
-                let Some(facts) = live::name_server(self.live, &server.target.id) else { continue };
-                if let Some(why) = &facts.rejects_key {
-                    let what = format!("{} does not accept our key: {}", server.target.id.name(), why.why);
-                    let advice =
-                        why.advice.clone().unwrap_or_else(|| "compare key, algorithm, secret and clock".to_owned());
-                    self.refusals.push(Refusal::new(what, advice));
-                    continue;
-                }
-                let sets: BTreeMap<_, _> = wanted
-                    .iter()
-                    .filter_map(|(key, to)| {
-                        let from = facts.sets.get(key)?;
-                        (from != to).then(|| (key.clone(), FromTo { from: from.clone(), to: to.clone() }))
-                    })
-                    .collect();
-                if !sets.is_empty() {
-                    let server = server.target.id.clone();
-                    self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });
-                }
-            }
-        }
-    }
-
     fn shares(&mut self) {
         for proxy in self.topology.proxies.values() {
             let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
@@ -332,6 +325,11 @@ impl Diff<'_> {
                         max_weight: facts.capabilities.max_weight,
                     });
                 }
+            }
+            let changed = self.changes.shares.last().is_some_and(|change| change.proxy == proxy.target.id);
+            if let (Saved::Outdated(why), false) = (&facts.saved, changed) {
+                let backends = facts.backends.keys().cloned().collect();
+                self.changes.saves.push(SaveChange { proxy: proxy.target.id.clone(), backends, why: why.clone() });
             }
         }
     }

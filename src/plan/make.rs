@@ -12,7 +12,7 @@ use super::preflight;
 use super::step::{Assumption, Step};
 use super::weights::weights;
 use super::{gate, live};
-use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, ServiceName, Span};
+use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
 /// What planning found.
@@ -35,6 +35,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     let (changes, mut refusals) = diff(topology, &desired, live);
     let mut notes = desired.notes.clone();
     notes.extend(changes.silent.iter().cloned());
+    notes.extend(unsaved_notes(topology, live));
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
@@ -93,7 +94,10 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
 /// What differs from the topology now, one line each, and what keeps it so: for `status`.
 pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<String>, Vec<String>) {
     match desired(topology, &Intent::default(), holds, live) {
-        Ok(desired) => (diff(topology, &desired, live).0.lines(), desired.notes),
+        Ok(desired) => {
+            let notes = desired.notes.iter().cloned().chain(unsaved_notes(topology, live)).collect();
+            (diff(topology, &desired, live).0.lines(), notes)
+        }
         Err(refusals) => (refusals.into_iter().map(|refusal| refusal.what).collect(), Vec::new()),
     }
 }
@@ -169,6 +173,17 @@ fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes:
             crate::model::text::list(volatile)
         ));
     }
+}
+
+/// Proxies of which nobody knows whether they come back from a reload as they are set.
+fn unsaved_notes(topology: &Topology, live: &Live) -> Vec<String> {
+    let unsaved = topology.proxies.values().filter_map(|proxy| match &live::proxy(live, &proxy.target.id)?.saved {
+        Saved::Unknown(why) => {
+            Some(format!("{}: it is not known what it would find after a reload: {why}", proxy.target.name()))
+        }
+        _ => None,
+    });
+    unsaved.collect()
 }
 
 /// What shares cannot be: DNS says present or absent and nothing between, and small shares have fewer weights than servers.

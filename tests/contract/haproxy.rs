@@ -339,6 +339,7 @@ async fn a_unix_socket_does_as_well() {
     let nobody = provider().observe(&Proxy::at("unix:/nowhere/s".to_owned()), &proxy.scope(), soon()).await;
     let Observed::Unreachable(why) = nobody else { panic!("{nobody:?}") };
     assert_eq!(why.why, "there is no such socket");
+    assert!(why.to_string().contains("runs on this machine"), "{why}");
 }
 
 #[tokio::test]

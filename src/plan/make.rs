@@ -169,7 +169,8 @@ fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes:
         .collect();
     if !volatile.is_empty() && !topology.proxies.is_empty() {
         notes.push(format!(
-            "{} lose weights and states at a reload: do not reload them during this plan; `handover status` shows it as drift",
+            "a reload makes {} forget weights and states: a run sets them again, later on `handover plan` shows the difference; \
+             docs/providers.md says how to keep them",
             crate::model::text::list(volatile)
         ));
     }

@@ -309,10 +309,10 @@ impl Order<'_> {
             let save = step(
                 format!("share.save.{name}"),
                 stage,
-                format!("{name}: write its weights and states to its state file"),
+                format!("{name}: save weights and states for its next reload"),
                 Work::on(&change.proxy, Action::Native { verb, args }),
             )
-            .why("Its state file differs from what is set.")
+            .why("What is saved differs from what is set.")
             .after(&change.proxy, saved);
             done.insert(self.builder.push(save));
         }

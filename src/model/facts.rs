@@ -282,6 +282,24 @@ pub struct ProxyFacts {
     pub backends: BTreeMap<ForeignName, Option<BackendFacts>>,
     /// What it can do.
     pub capabilities: ProxyCapabilities,
+    /// Whether what is set now is saved for its next start.
+    #[serde(default)]
+    pub saved: Saved,
+}
+
+/// Whether what is set at a proxy at runtime is saved where it finds it after a reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Saved {
+    /// No place for it is configured.
+    #[default]
+    No,
+    /// What is set now is saved.
+    Yes,
+    /// Something else is saved: what, as a fragment.
+    Outdated(String),
+    /// It could not be read or written.
+    Unknown(Unreachable),
 }
 
 /// What a proxy can do.
@@ -293,7 +311,7 @@ pub struct ProxyCapabilities {
     pub zero_drains: bool,
     /// True where running sessions of one server can be cut.
     pub cuts_sessions: bool,
-    /// True where changes survive a reload of the proxy.
+    /// True where it is configured that changes survive a reload of the proxy; whether they do, [`ProxyFacts::saved`] tells.
     pub persistent: bool,
 }
 

@@ -203,6 +203,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             backends: backends.collect(),
             capabilities,
+            saved: crate::model::Saved::Yes,
         };
         say(&proxy.target.id, Facts::Proxy(facts));
     }

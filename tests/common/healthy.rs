@@ -78,7 +78,14 @@ fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
             (service.backend.clone(), Some(BackendFacts { servers, ..BackendFacts::default() }))
         })
         .collect();
-    ProxyFacts { version: "simulated".to_owned(), age: Duration::from_secs(9), writable: true, backends, capabilities }
+    ProxyFacts {
+        version: "simulated".to_owned(),
+        age: Duration::from_secs(9),
+        writable: true,
+        backends,
+        capabilities,
+        saved: Saved::No,
+    }
 }
 
 /// The member that should be primary: the first of those that may be.

@@ -1,13 +1,15 @@
 //! The difference between what is and what should be: the only diff there is. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
 use super::weights::{Participant, effective};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
+    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, Service, ServiceName, TargetId, TargetKind,
+    ZoneName,
 };
 use crate::topology::Topology;
 
@@ -31,14 +33,14 @@ pub struct ShareChange {
     pub service: ServiceName,
     /// Its backend there.
     pub backend: ForeignName,
-    /// Its servers.
-    pub participants: BTreeMap<ForeignName, Participant>,
+    /// Its servers; alike at every proxy.
+    pub participants: Arc<BTreeMap<ForeignName, Participant>>,
     /// How they are set now.
     pub settings: BTreeMap<ForeignName, ServerSetting>,
     /// Shares now and wanted.
     pub shares: FromTo<BTreeMap<FacilityName, Percent>>,
-    /// The servers' admission that is wanted.
-    pub admissions: BTreeMap<ForeignName, Admission>,
+    /// The servers' admission that is wanted; alike at every proxy.
+    pub admissions: Arc<BTreeMap<ForeignName, Admission>>,
     /// The proxy's largest weight.
     pub max_weight: u32,
 }
@@ -270,9 +272,11 @@ impl Diff<'_> {
     }
 
     fn shares(&mut self) {
+        let wanted: Vec<_> =
+            self.topology.services.values().map(|service| (service, self.admissions(service))).collect();
         for proxy in self.topology.proxies.values() {
             let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
-            for service in self.topology.services.values() {
+            for (service, (participants, admissions)) in &wanted {
                 let (name, backend) = (proxy.target.id.name(), backend_of(proxy, service));
                 let Some(Some(found)) = facts.backends.get(backend) else {
                     self.refuse(
@@ -281,7 +285,6 @@ impl Diff<'_> {
                     );
                     continue;
                 };
-                let participants = live::participants(service);
                 let missing: Vec<&ForeignName> =
                     participants.keys().filter(|server| !found.servers.contains_key(*server)).collect();
                 if !missing.is_empty() {
@@ -297,15 +300,8 @@ impl Diff<'_> {
                     .filter(|(server, _)| participants.contains_key(*server))
                     .map(|(server, facts)| (server.clone(), facts.setting))
                     .collect();
-                let admissions: BTreeMap<ForeignName, Admission> = participants
-                    .iter()
-                    .map(|(server, participant)| {
-                        let serves = self.desired.serving.contains(&participant.facility);
-                        (server.clone(), if serves { Admission::Ready } else { Admission::Maint })
-                    })
-                    .collect();
                 let Some(to) = self.desired.shares.get(&service.name) else { continue };
-                let from = effective(&participants, &settings);
+                let from = effective(participants, &settings);
                 let off = to.iter().any(|(facility, share)| {
                     from.get(facility).copied().unwrap_or_default().distance(*share) > SHARE_TOLERANCE
                 });
@@ -324,15 +320,30 @@ impl Diff<'_> {
                         proxy: proxy.target.id.clone(),
                         service: service.name.clone(),
                         backend: backend.clone(),
-                        participants,
+                        participants: Arc::clone(participants),
                         settings,
                         shares: FromTo { from, to: to.clone() },
-                        admissions,
+                        admissions: Arc::clone(admissions),
                         max_weight: facts.capabilities.max_weight,
                     });
                 }
             }
         }
+    }
+
+    /// A service's servers, and which of them are to get requests.
+    fn admissions(
+        &self,
+        service: &Service,
+    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+        let participants = live::participants(service);
+        let admission = |participant: &Participant| {
+            let serves = self.desired.serving.contains(&participant.facility);
+            if serves { Admission::Ready } else { Admission::Maint }
+        };
+        let admissions =
+            participants.iter().map(|(server, participant)| (server.clone(), admission(participant))).collect();
+        (Arc::new(participants), Arc::new(admissions))
     }
 
     fn databases(&mut self) {
@@ -462,7 +473,7 @@ impl Diff<'_> {
 pub fn movements(changes: &Changes) -> (BTreeSet<FacilityName>, BTreeSet<FacilityName>) {
     let (mut entering, mut leaving) = (BTreeSet::new(), BTreeSet::new());
     for change in &changes.shares {
-        for (server, participant) in &change.participants {
+        for (server, participant) in change.participants.iter() {
             let Some(now) = change.settings.get(server) else { continue };
             match (now.admission, change.admissions.get(server)) {
                 (Admission::Drain | Admission::Maint, Some(Admission::Ready)) => {

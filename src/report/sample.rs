@@ -108,7 +108,7 @@ pub fn topology() -> Topology {
     let billing = Job {
         target: target(TargetId::job(&"billing".into()), TargetKind::Job, "west", ""),
         name: "billing".into(),
-        writes_to: BTreeSet::new(),
+        writes_to: BTreeSet::from(["accounts".into()]),
     };
     Topology {
         name: "clickbank".to_owned(),

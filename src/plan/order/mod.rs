@@ -174,7 +174,22 @@ impl Order<'_> {
                 ),
             );
         }
-        proven
+        self.join("gate.proven", proven)
+    }
+
+    /// One step in the place of many, for the steps that wait for all of them: otherwise each of n steps would name each of m.
+    fn join(&mut self, id: &str, needs: After) -> After {
+        const MANY: usize = 32;
+        if needs.len() <= MANY {
+            return needs;
+        }
+        let stage = self.builder.stages.len().saturating_sub(1);
+        let title = format!("all {} steps that lead here have ended well", needs.len());
+        let join = step(id, stage, title, Work::Verify)
+            .why("Later steps wait for all of them.")
+            .takes(Span::millis(0), Span::secs(10))
+            .needs(&needs);
+        After::from([self.builder.push(join)])
     }
 
     /// Everything is read again and compared with what was wanted; then holds are released.

@@ -114,6 +114,8 @@ pub struct Changes {
     pub follows: Vec<FollowChange>,
     /// Targets that did not answer and need not: of facilities that are out.
     pub silent: Vec<String>,
+    /// Differences that are left as they are for now, and why.
+    pub postponed: Vec<String>,
 }
 
 impl Changes {
@@ -206,6 +208,8 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     diff.jobs();
     diff.refusals.sort();
     diff.refusals.dedup();
+    diff.changes.postponed.sort();
+    diff.changes.postponed.dedup();
     (diff.changes, diff.refusals)
 }
 
@@ -245,6 +249,7 @@ impl Diff<'_> {
     }
 
     fn records(&mut self) {
+        let hostnames = super::ttl::hostnames(self.topology);
         for zone in self.topology.zones.values() {
             let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
             for server in zone.servers.values().filter(|server| server.updates) {
@@ -256,13 +261,17 @@ impl Diff<'_> {
                     self.refusals.push(Refusal::new(what, advice));
                     continue;
                 }
-                let sets: BTreeMap<_, _> = wanted
-                    .iter()
-                    .filter_map(|(key, to)| {
-                        let from = facts.sets.get(key)?;
-                        (from != to).then(|| (key.clone(), FromTo { from: from.clone(), to: to.clone() }))
-                    })
-                    .collect();
+                let mut sets = BTreeMap::new();
+                for (key, to) in wanted {
+                    let Some(from) = facts.sets.get(key) else { continue };
+                    let to = super::ttl::not_raised_now(self.desired, &hostnames, key, from, to);
+                    if let Some(why) = to.postponed {
+                        self.changes.postponed.push(why);
+                    }
+                    if *from != to.set {
+                        sets.insert(key.clone(), FromTo { from: from.clone(), to: to.set });
+                    }
+                }
                 if !sets.is_empty() {
                     let server = server.target.id.clone();
                     self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });

@@ -1,5 +1,5 @@
 //! The members beside the two that change places: how each of them comes to follow the new primary, and on which of them commits can
-//! count from the promotion on. Pure; why it is done this way: `docs/adr/0006`.
+//! count from the promotion on. Pure; why it is done this way: `docs/adr/0007`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

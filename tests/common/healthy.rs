@@ -99,7 +99,7 @@ pub fn replica(name: &str, synchronous: bool) -> ReplicaFacts {
     }
 }
 
-/// The slot of a replica.
+/// A slot that nobody uses at this moment.
 pub fn slot(name: &str) -> SlotFacts {
     SlotFacts { name: name.to_owned(), logical: false, active: false, retained_bytes: 0 }
 }

@@ -222,23 +222,14 @@ impl Order<'_> {
             .needs(needs);
         verify.after = after;
         let verified = After::from([self.builder.push(verify)]);
-        let released: BTreeSet<&FacilityName> = self
-            .desired
-            .releases
-            .iter()
-            .map(|hold| match hold {
-                super::document::HoldKind::Drained { facility } => facility,
-                super::document::HoldKind::Primary { away_from, .. } => away_from,
-            })
-            .collect();
-        for facility in released {
+        for hold in &self.desired.releases {
             let mut release = step(
-                format!("release.{facility}"),
+                format!("release.{}", hold.subject()),
                 stage,
-                format!("release the holds of {facility}"),
-                Work::Release { facility: facility.clone() },
+                format!("release the hold: {}", hold.what()),
+                Work::Release { hold: hold.clone() },
             )
-            .why("Later plans may use it again.")
+            .why("Later plans are free of it.")
             .takes(Span::millis(10), Span::secs(10))
             .needs(&verified);
             release.undo = Undo::Nothing;

@@ -1,5 +1,5 @@
 //! Leading the other replicas over to the candidate before the pause, so that they follow through the promotion and commits have
-//! replicas to wait for from its first moment on (`docs/adr/0006`). Everything here is taken back by leading them back. Pure.
+//! replicas to wait for from its first moment on (`docs/adr/0007`). Everything here is taken back by leading them back. Pure.
 
 use std::collections::BTreeSet;
 

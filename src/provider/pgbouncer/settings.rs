@@ -1,11 +1,32 @@
 //! The settings of a pooler: pure.
 
+use std::collections::BTreeSet;
+
 use crate::diagnostic::Diagnostic;
 use crate::model::text::list;
 use crate::model::{Place, Setting, SettingValue, Settings, TargetKind};
+use crate::provider::pgwire::split_address;
 use crate::secret::Reference;
 
-const KEYS: [&str; 4] = ["admin", "password", "databases", "probe"];
+const KEYS: [&str; 5] = ["admin", "password", "consoles", "databases", "probe"];
+
+const CONSOLE: &str =
+    "write `tcp://HOST:PORT`, an address of that process alone, or `unix:/PATH`, a socket of this machine";
+
+/// Where the consoles of a pooler's processes are, as the setting `consoles` lists them: `host:port` or `unix:/PATH`.
+pub(super) fn consoles(settings: &Settings) -> Vec<String> {
+    match settings.get("consoles").map(|setting| &setting.value) {
+        Some(SettingValue::List(items)) => items.iter().filter_map(|item| console(item.as_text()?)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn console(text: &str) -> Option<String> {
+    match text.strip_prefix("tcp://") {
+        Some(address) => split_address(address).filter(|(_, port)| *port > 0).map(|_| address.to_owned()),
+        None => text.strip_prefix("unix:/").map(|_| text.to_owned()),
+    }
+}
 
 /// Judges a pooler's settings, all at once.
 pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
@@ -32,6 +53,7 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
                 }
             }
             "password" => findings.extend(Reference::parse(setting).err()),
+            "consoles" => wrong_consoles(setting, &mut findings),
             "probe" => probe(setting, &mut findings),
             _ => findings.push(unknown("the provider `pgbouncer`", key, *place, &KEYS)),
         }
@@ -45,6 +67,30 @@ fn wrong_text(key: &str, setting: &Setting) -> Option<Diagnostic> {
         let message = format!("`{key}` is one line of text, not {}", setting.kind());
         Diagnostic::error("wrong-setting", setting.place, message)
     })
+}
+
+fn wrong_consoles(setting: &Setting, findings: &mut Vec<Diagnostic>) {
+    let items = match &setting.value {
+        SettingValue::List(items) if !items.is_empty() => items,
+        _ => {
+            let message = format!("`consoles` is a list with a console for each process, not {}", setting.kind());
+            findings.push(Diagnostic::error("wrong-setting", setting.place, message).help(CONSOLE));
+            return;
+        }
+    };
+    let mut seen = BTreeSet::new();
+    for item in items {
+        let Some(address) = item.as_text().and_then(console) else {
+            let what = item.as_text().map_or_else(|| item.kind().to_owned(), |text| format!("`{text}`"));
+            findings
+                .push(Diagnostic::error("wrong-setting", item.place, format!("{what} is no console")).help(CONSOLE));
+            continue;
+        };
+        if !seen.insert(address) {
+            let message = "this console is listed twice: every process has its own";
+            findings.push(Diagnostic::error("wrong-setting", item.place, message));
+        }
+    }
 }
 
 fn unknown(whose: &str, key: &str, place: Place, known: &[&str]) -> Diagnostic {

@@ -6,5 +6,6 @@ mod clients;
 mod drain;
 mod edited;
 mod failures;
+mod layouts;
 mod refusals;
 mod world;

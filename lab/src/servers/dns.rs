@@ -67,19 +67,18 @@ controls {{ }};
             let source = zone.servers.get(source).with_context(|| format!("no server {source} in {}", zone.name))?;
             let (ip, port) = socket(&source.target)?;
             conf += &format!(
-                "    type secondary;\n    masterfile-format text;\n    primaries {{ {ip} port {port}; }};\n    allow-notify {{ {ip}; }};\n    notify no;\n    min-refresh-time 1;\n    min-retry-time 1;\n    max-retry-time 2;\n"
+                "    type secondary;\n    masterfile-format text;\n    primaries {{ {ip} port {port}; }};\n    allow-notify {{ {ip}; }};\n    min-refresh-time 1;\n    min-retry-time 1;\n    max-retry-time 2;\n"
             );
         } else {
             let (key, algorithm) = (settings.text("key"), settings.text("algorithm"));
             let key = key.with_context(|| format!("{}: no setting `key`", server.target.id))?;
             keys.insert(key, algorithm.unwrap_or("hmac-sha256"));
-            conf += &format!(
-                "    type primary;\n    update-policy {{ grant \"{key}\" zonesub ANY; }};\n    also-notify {{ {} }};\n",
-                secondaries(zone, &server.target.id.to_string())?
-            );
+            conf += &format!("    type primary;\n    update-policy {{ grant \"{key}\" zonesub ANY; }};\n");
             write(&home.join(file), &zone_file(site, zone)?, Some(USER), 0o640)?;
         }
-        conf += "};\n";
+        // A secondary may have secondaries of its own.
+        let next = secondaries(zone, server.target.id.as_str())?;
+        conf += &format!("    also-notify {{ {next} }};\n}};\n");
     }
     for (key, algorithm) in keys {
         let secret = site.secrets.of(key)?;

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use client::{Client, Console, explain};
 use futures_util::future::join_all;
-pub use settings::check;
+pub use settings::{check, schema};
 
 use super::pgwire::{Answer, WireError, column};
 use super::{Outcome, Provider};

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
-use crate::model::text::list;
+use crate::model::text;
 use crate::model::{Place, Setting, SettingValue, Settings, TargetKind};
 use crate::provider::pgwire::split_address;
 use crate::secret::Reference;
@@ -61,6 +63,42 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
     findings
 }
 
+/// JSON Schema of a pooler's settings.
+pub fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "admin": { "description": "A user of `admin_users`, for the pooler's console.", "type": "string", "minLength": 1 },
+            "password": Reference::schema("The password of that user."),
+            "consoles": {
+                "description": "Where several processes share a port: the console of each, tcp://HOST:PORT (an address of that process \
+                                alone) or unix:/PATH (a socket of this machine).",
+                "type": "array",
+                "items": { "type": "string", "pattern": "^(tcp://.+:[0-9]+|unix:/.+)$" },
+                "minItems": 1,
+                "uniqueItems": true,
+            },
+            "databases": {
+                "description": "The file on the pooler's machine that holds the section [databases]; an absolute path.",
+                "type": "string",
+                "pattern": "^/",
+            },
+            "probe": {
+                "description": "How the marker is written, the way clients do it.",
+                "type": "object",
+                "properties": {
+                    "user": { "description": "The role that writes it.", "type": "string", "minLength": 1 },
+                    "password": Reference::schema("The password of that role."),
+                },
+                "required": ["user"],
+                "additionalProperties": false,
+            },
+        },
+        "required": ["admin"],
+        "additionalProperties": false,
+    })
+}
+
 fn wrong_text(key: &str, setting: &Setting) -> Option<Diagnostic> {
     let fits = setting.as_text().is_some_and(|text| !text.is_empty() && !text.contains(['\0', '\n']));
     (!fits).then(|| {
@@ -95,7 +133,7 @@ fn wrong_consoles(setting: &Setting, findings: &mut Vec<Diagnostic>) {
 
 fn unknown(whose: &str, key: &str, place: Place, known: &[&str]) -> Diagnostic {
     Diagnostic::error("unknown-key", place, format!("{whose} has no setting `{key}`"))
-        .help(format!("it has {}", list(known.iter().map(|key| format!("`{key}`")))))
+        .help(format!("it has {}", text::list(known.iter().map(|key| format!("`{key}`")))))
 }
 
 fn probe(setting: &Setting, findings: &mut Vec<Diagnostic>) {
@@ -132,12 +170,28 @@ mod tests {
         entries.iter().map(|(key, value)| ((*key).to_owned(), (Place::default(), setting(value.clone())))).collect()
     }
 
+    fn list(items: &[&str]) -> SettingValue {
+        SettingValue::List(items.iter().map(|item| setting(SettingValue::Text((*item).to_owned()))).collect())
+    }
+
+    #[test]
+    fn consoles_are_addresses_or_sockets() {
+        let entries =
+            map(&[("consoles", list(&["tcp://10.0.0.1:6432", "unix:/run/1/.s.PGSQL.6432", "tcp://[fd00::1]:1"]))]);
+        let found = consoles(&Settings { entries, place: Place::default() });
+        assert_eq!(found, ["10.0.0.1:6432", "unix:/run/1/.s.PGSQL.6432", "[fd00::1]:1"]);
+        for wrong in ["10.0.0.1:6432", "tcp://10.0.0.1", "tcp://10.0.0.1:0", "unix:run", ""] {
+            assert_eq!(console(wrong), None, "{wrong}");
+        }
+    }
+
     #[test]
     fn every_wrong_setting_is_found_at_once() {
         let text = |text: &str| SettingValue::Text(text.to_owned());
         let wrong = [
             ("databases", text("databases.ini")),
             ("password", text("geheim")),
+            ("consoles", list(&["tcp://h:6432", "h:6432", "tcp://h:6432"])),
             ("probe", SettingValue::Map(map(&[("login", text("app"))]))),
             ("port", SettingValue::Integer(6432)),
         ];
@@ -145,7 +199,16 @@ mod tests {
         let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
         assert_eq!(
             codes,
-            ["missing-setting", "wrong-setting", "secret-reference", "unknown-key", "missing-setting", "unknown-key"]
+            [
+                "missing-setting",
+                "wrong-setting",
+                "wrong-setting",
+                "wrong-setting",
+                "secret-reference",
+                "unknown-key",
+                "missing-setting",
+                "unknown-key"
+            ]
         );
         assert!(findings.iter().all(|finding| !finding.message.contains("geheim")));
         let right = [

@@ -528,6 +528,9 @@ pub struct PoolerFacts {
     /// How long it waits after a failed login at a server before it tries again; all clients wait with it.
     #[serde(default)]
     pub login_retry: Duration,
+    /// Why some of its clients would not be held back: processes of it that are not listed, or are listed twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
     /// The databases that were asked for; `None` where the pooler has no such database.
     pub databases: BTreeMap<ForeignName, Option<PoolFacts>>,
 }
@@ -550,6 +553,10 @@ pub struct PoolFacts {
     pub active: u64,
     /// Clients that wait for one.
     pub waiting: u64,
+    /// How many server connections its own settings keep open (`min_pool_size` of the entry), which the pooler opens also while
+    /// clients are held back.
+    #[serde(default)]
+    pub own_min_size: u64,
 }
 
 /// About a job.

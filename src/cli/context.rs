@@ -12,12 +12,13 @@ use super::args::{Common, Output};
 use super::exit::Exit;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
-use crate::journal::{HoldKind, Store};
+use crate::journal::Store;
+use crate::model::TargetKind;
 use crate::provider::{self, Registry, SystemClock};
 use crate::report::{Style, diagnostic};
 use crate::secret::SecretReader;
 use crate::store::SqliteStore;
-use crate::topology::{self, StoreKind, Topology};
+use crate::topology::{self, ProviderSchema, StoreKind, Topology};
 use crate::transport::Transport;
 
 /// Columns where no terminal says otherwise.
@@ -36,6 +37,19 @@ pub fn checks() -> BTreeMap<&'static str, SettingsCheck> {
         ("pgbouncer", provider::pgbouncer::check),
         ("command", provider::command::check),
     ])
+}
+
+/// What the providers take as settings.
+pub fn schemas() -> [ProviderSchema; 6] {
+    let schema = |provider, kind, settings| ProviderSchema { provider, kind, settings };
+    [
+        schema("rfc2136", TargetKind::NameServer, provider::rfc2136::schema()),
+        schema("haproxy", TargetKind::Proxy, provider::haproxy::schema()),
+        schema("http", TargetKind::Server, provider::http::schema()),
+        schema("postgresql", TargetKind::Member, provider::postgresql::schema()),
+        schema("pgbouncer", TargetKind::Pooler, provider::pgbouncer::schema()),
+        schema("command", TargetKind::Job, provider::command::schema()),
+    ]
 }
 
 fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry {
@@ -125,14 +139,6 @@ impl Context {
         let directory = state_directory(common, &topology)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
         Ok(Ok(Self { topology, source, engine, store, transport }))
-    }
-
-    /// The holds in force, as planning needs them.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub async fn holds(&self) -> Result<Vec<HoldKind>> {
-        Ok(self.store.holds().await?.into_iter().map(|hold| hold.kind).collect())
     }
 
     /// Closes connections that would outlive the program.

@@ -42,7 +42,7 @@ impl Run {
             Work::Gate { gate } => self.gate(step, gate).await,
             Work::Wait { wait } => self.wait(step, wait).await,
             Work::Verify => self.verify_only(step).await,
-            Work::Release { facility } => Ok(format!("holds of {facility} end with the run")),
+            Work::Release { hold } => Ok(format!("it ends with the run: {}", hold.what())),
         };
         match result {
             Ok(verified) => {

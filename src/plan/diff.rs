@@ -3,14 +3,15 @@
 mod dns;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
-use super::weights::{Participant, effective, weights};
+use super::weights::{Participant, effective, nearest};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, ServiceName, TargetId, TargetKind,
-    ZoneName,
+    RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
+    TargetKind, ZoneName,
 };
 use crate::topology::Topology;
 
@@ -34,14 +35,14 @@ pub struct ShareChange {
     pub service: ServiceName,
     /// Its backend there.
     pub backend: ForeignName,
-    /// Its servers.
-    pub participants: BTreeMap<ForeignName, Participant>,
+    /// Its servers; alike at every proxy.
+    pub participants: Arc<BTreeMap<ForeignName, Participant>>,
     /// How they are set now.
     pub settings: BTreeMap<ForeignName, ServerSetting>,
     /// Shares now and wanted.
     pub shares: FromTo<BTreeMap<FacilityName, Percent>>,
-    /// The servers' admission that is wanted.
-    pub admissions: BTreeMap<ForeignName, Admission>,
+    /// The servers' admission that is wanted; alike at every proxy.
+    pub admissions: Arc<BTreeMap<ForeignName, Admission>>,
     /// The proxy's largest weight.
     pub max_weight: u32,
 }
@@ -126,6 +127,8 @@ pub struct Changes {
     pub follows: Vec<FollowChange>,
     /// Targets that did not answer and need not: of facilities that are out.
     pub silent: Vec<String>,
+    /// Differences that are left as they are for now, and why.
+    pub postponed: Vec<String>,
 }
 
 impl Changes {
@@ -222,6 +225,8 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     diff.jobs();
     diff.refusals.sort();
     diff.refusals.dedup();
+    diff.changes.postponed.sort();
+    diff.changes.postponed.dedup();
     (diff.changes, diff.refusals)
 }
 
@@ -261,9 +266,11 @@ impl Diff<'_> {
     }
 
     fn shares(&mut self) {
+        let wanted: Vec<_> =
+            self.topology.services.values().map(|service| (service, self.admissions(service))).collect();
         for proxy in self.topology.proxies.values() {
             let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
-            for service in self.topology.services.values() {
+            for (service, (participants, admissions)) in &wanted {
                 let (name, backend) = (proxy.target.id.name(), backend_of(proxy, service));
                 let Some(Some(found)) = facts.backends.get(backend) else {
                     self.refuse(
@@ -272,7 +279,6 @@ impl Diff<'_> {
                     );
                     continue;
                 };
-                let participants = live::participants(service);
                 let missing: Vec<&ForeignName> =
                     participants.keys().filter(|server| !found.servers.contains_key(*server)).collect();
                 if !missing.is_empty() {
@@ -288,21 +294,14 @@ impl Diff<'_> {
                     .filter(|(server, _)| participants.contains_key(*server))
                     .map(|(server, facts)| (server.clone(), facts.setting))
                     .collect();
-                let admissions: BTreeMap<ForeignName, Admission> = participants
-                    .iter()
-                    .map(|(server, participant)| {
-                        let serves = self.desired.serving.contains(&participant.facility);
-                        (server.clone(), if serves { Admission::Ready } else { Admission::Maint })
-                    })
-                    .collect();
                 let Some(to) = self.desired.shares.get(&service.name) else { continue };
-                let from = effective(&participants, &settings);
+                let from = effective(participants, &settings);
                 let off = to.iter().any(|(facility, share)| {
                     let found = from.get(facility).copied().unwrap_or_default();
                     found.distance(*share) >= SHARE_OFF || (found == Percent::ZERO) != (*share == Percent::ZERO)
                 });
                 // What no weights come nearer to is as it should be.
-                let off = off && from != nearest(&participants, to, facts.capabilities.max_weight);
+                let off = off && from != nearest(participants, to, facts.capabilities.max_weight);
                 let differs = settings
                     .iter()
                     .any(|(server, setting)| admissions.get(server).is_some_and(|wanted| *wanted != setting.admission));
@@ -318,10 +317,10 @@ impl Diff<'_> {
                         proxy: proxy.target.id.clone(),
                         service: service.name.clone(),
                         backend: backend.clone(),
-                        participants,
+                        participants: Arc::clone(participants),
                         settings,
                         shares: FromTo { from, to: to.clone() },
-                        admissions,
+                        admissions: Arc::clone(admissions),
                         max_weight: facts.capabilities.max_weight,
                     });
                 }
@@ -332,6 +331,21 @@ impl Diff<'_> {
                 self.changes.saves.push(SaveChange { proxy: proxy.target.id.clone(), backends, why: why.clone() });
             }
         }
+    }
+
+    /// A service's servers, and which of them are to get requests.
+    fn admissions(
+        &self,
+        service: &Service,
+    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+        let participants = live::participants(service);
+        let admission = |participant: &Participant| {
+            let serves = self.desired.serving.contains(&participant.facility);
+            if serves { Admission::Ready } else { Admission::Maint }
+        };
+        let admissions =
+            participants.iter().map(|(server, participant)| (server.clone(), admission(participant))).collect();
+        (Arc::new(participants), Arc::new(admissions))
     }
 
     fn databases(&mut self) {
@@ -457,21 +471,11 @@ impl Diff<'_> {
     }
 }
 
-/// The shares that come out of the weights for the wanted ones.
-fn nearest(
-    participants: &BTreeMap<ForeignName, Participant>,
-    wanted: &BTreeMap<FacilityName, Percent>,
-    max_weight: u32,
-) -> BTreeMap<FacilityName, Percent> {
-    let ready = |(name, weight)| (name, ServerSetting { weight, admission: Admission::Ready });
-    effective(participants, &weights(wanted, participants, max_weight).into_iter().map(ready).collect())
-}
-
 /// The facilities whose servers gain or lose admission by these changes: (entering, leaving).
 pub fn movements(changes: &Changes) -> (BTreeSet<FacilityName>, BTreeSet<FacilityName>) {
     let (mut entering, mut leaving) = (BTreeSet::new(), BTreeSet::new());
     for change in &changes.shares {
-        for (server, participant) in &change.participants {
+        for (server, participant) in change.participants.iter() {
             let Some(now) = change.settings.get(server) else { continue };
             match (now.admission, change.admissions.get(server)) {
                 (Admission::Drain | Admission::Maint, Some(Admission::Ready)) => {

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 
 use super::desired::{Desired, Refusal, desired};
 use super::diff::{Changes, diff, shares_text};
-use super::document::{FORMAT, HoldKind, Intent, Plan, TopologyRef};
+use super::document::{FORMAT, Plan, TopologyRef};
+use super::intent::{HoldKind, Intent};
 use super::order::order;
 use super::preflight;
-use super::step::{Assumption, Step};
+use super::step::{Assumption, longest_chain};
 use super::weights::weights;
-use super::{gate, live};
+use super::{gate, live, ttl};
 use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
@@ -28,7 +29,7 @@ pub enum Planned {
 
 /// Makes a plan. The same input gives the same steps in the same order.
 pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Live, now: Timestamp) -> Planned {
-    let desired = match desired(topology, intent, holds, live) {
+    let mut desired = match desired(topology, intent, holds, live) {
         Ok(desired) => desired,
         Err(refusals) => return Planned::Refused(refusals),
     };
@@ -64,10 +65,12 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     if !refusals.is_empty() {
         return Planned::Refused(refusals);
     }
-    if changes.is_empty() && desired.holds.is_empty() && desired.releases.is_empty() {
+    if changes.is_empty() && desired.holds.is_empty() && desired.releases.is_empty() && desired.old_ttl.is_none() {
+        notes.extend(ttl::notes(topology, intent, &desired, &changes));
         return Planned::Nothing(notes);
     }
-    ttl_notes(topology, &changes, &mut notes);
+    desired.remember(ttl::remembered(topology, &changes));
+    notes.extend(ttl::notes(topology, intent, &desired, &changes));
     persistence_notes(topology, &changes, live, &mut notes);
     notes.extend(share_notes(topology, &desired, &changes));
     notes.sort();
@@ -81,7 +84,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         created: now,
         expires: now.checked_add(topology.policy.plan_expiry.0).unwrap_or(Timestamp::MAX),
         notes,
-        expected: critical_path(&ordered.steps),
+        expected: longest_chain(&ordered.steps, |_| true),
         primaries: ordered.primaries,
         holds: desired.holds,
         releases: desired.releases,
@@ -104,25 +107,7 @@ pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<Strin
 
 /// `20261123-061503-drain-west`.
 fn identity(intent: &Intent, now: Timestamp) -> String {
-    let list = |word: &str, facilities: &BTreeSet<FacilityName>| -> Vec<String> {
-        facilities.iter().map(|facility| format!("-{word}-{facility}")).collect()
-    };
-    let mut what = list("drain", &intent.drain);
-    what.extend(list("restore", &intent.restore));
-    if what.is_empty() {
-        what.push("-converge".to_owned());
-    }
-    format!("{}{}", now.strftime("%Y%m%d-%H%M%S"), what.concat())
-}
-
-/// The time of the longest chain of steps.
-fn critical_path(steps: &[Step]) -> Span {
-    let mut ends = BTreeMap::new();
-    for step in steps {
-        let begin = step.needs.iter().filter_map(|need| ends.get(need)).copied().max().unwrap_or_default();
-        ends.insert(&step.id, begin + step.expected.0);
-    }
-    Span(ends.into_values().max().unwrap_or_default())
+    format!("{}-{}", now.strftime("%Y%m%d-%H%M%S"), intent.slug())
 }
 
 /// Poolers that make clients wait long after one failed login at a server.
@@ -142,22 +127,6 @@ fn pooler_notes(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Stri
         })
     });
     slow.collect()
-}
-
-fn ttl_notes(topology: &Topology, changes: &Changes, notes: &mut Vec<String>) {
-    let limit = topology.policy.dns_recovery_target;
-    for change in &changes.records {
-        for (key, set) in &change.sets {
-            let Some(from) = &set.from else { continue };
-            let ttl = Span::secs(u64::from(from.ttl));
-            if ttl > limit {
-                notes.push(format!(
-                    "{key} has a live TTL of {ttl}, above policy.dns_recovery_target ({limit}): lower `ttl` in the topology, apply that, \
-                     wait {ttl}, then make this plan again"
-                ));
-            }
-        }
-    }
 }
 
 fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes: &mut Vec<String>) {

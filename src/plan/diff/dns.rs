@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{Diff, RecordsChange, Refusal};
 use crate::model::{FromTo, NameServer, NameServerFacts, RecordKey, RecordSet, Zone};
-use crate::plan::live;
+use crate::plan::{live, ttl};
 
 impl Diff<'_> {
     pub(super) fn records(&mut self) {
+        let hostnames = ttl::hostnames(self.topology);
         for zone in self.topology.zones.values() {
             let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
             self.unchangeable(zone, wanted);
@@ -21,13 +22,17 @@ impl Diff<'_> {
                     self.refusals.push(Refusal::new(what, advice));
                     continue;
                 }
-                let sets: BTreeMap<_, _> = wanted
-                    .iter()
-                    .filter_map(|(key, to)| {
-                        let from = facts.sets.get(key)?;
-                        (from != to).then(|| (key.clone(), FromTo { from: from.clone(), to: to.clone() }))
-                    })
-                    .collect();
+                let mut sets = BTreeMap::new();
+                for (key, to) in wanted {
+                    let Some(from) = facts.sets.get(key) else { continue };
+                    let to = ttl::not_raised_now(self.desired, &hostnames, key, from, to);
+                    if let Some(why) = to.postponed {
+                        self.changes.postponed.push(why);
+                    }
+                    if *from != to.set {
+                        sets.insert(key.clone(), FromTo { from: from.clone(), to: to.set });
+                    }
+                }
                 if !sets.is_empty() {
                     let server = server.target.id.clone();
                     self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });

@@ -9,7 +9,7 @@ mod convert;
 mod saved;
 mod settings;
 
-pub use settings::check;
+pub use settings::{check, schema};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

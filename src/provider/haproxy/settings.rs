@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{Settings, TargetKind};
 
@@ -76,6 +78,27 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
         );
     }
     findings
+}
+
+/// JSON Schema of a proxy's settings.
+pub fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "control": {
+                "description": "Where its runtime API listens, with level admin: `tcp://HOST:PORT` or `unix:/PATH`.",
+                "type": "string",
+                "pattern": "^(tcp://.+:[0-9]+|unix:/.+)$",
+            },
+            "state_file": {
+                "description": "File on the proxy's `host` in which its weights and states outlive a reload, as in its `server-state-file`.",
+                "type": "string",
+                "pattern": "^/.*[^/]$",
+            },
+        },
+        "required": ["control"],
+        "additionalProperties": false,
+    })
 }
 
 #[cfg(test)]

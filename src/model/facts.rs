@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{ForeignName, TargetId};
 use super::position::{Lineage, Position};
+use super::saved::Saved;
 
 /// The answer to a question asked of a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -285,21 +286,6 @@ pub struct ProxyFacts {
     /// Whether what is set now is saved for its next start.
     #[serde(default)]
     pub saved: Saved,
-}
-
-/// Whether what is set at a proxy at runtime is saved where it finds it after a reload.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Saved {
-    /// No place for it is configured.
-    #[default]
-    No,
-    /// What is set now is saved.
-    Yes,
-    /// Something else is saved: what, as a fragment.
-    Outdated(String),
-    /// It could not be read or written.
-    Unknown(Unreachable),
 }
 
 /// What a proxy can do.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
-use super::weights::{Participant, effective, weights};
+use super::weights::{Participant, effective, nearest};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
     RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
@@ -471,16 +471,6 @@ impl Diff<'_> {
             }
         }
     }
-}
-
-/// The shares that come out of the weights for the wanted ones.
-fn nearest(
-    participants: &BTreeMap<ForeignName, Participant>,
-    wanted: &BTreeMap<FacilityName, Percent>,
-    max_weight: u32,
-) -> BTreeMap<FacilityName, Percent> {
-    let ready = |(name, weight)| (name, ServerSetting { weight, admission: Admission::Ready });
-    effective(participants, &weights(wanted, participants, max_weight).into_iter().map(ready).collect())
 }
 
 /// The facilities whose servers gain or lose admission by these changes: (entering, leaving).

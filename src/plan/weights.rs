@@ -168,6 +168,16 @@ pub fn effective(
     sums.into_iter().map(|(facility, sum)| (facility.clone(), Percent::ratio(sum, total))).collect()
 }
 
+/// The shares that come out of the weights for the wanted ones.
+pub fn nearest(
+    participants: &BTreeMap<ForeignName, Participant>,
+    wanted: &BTreeMap<FacilityName, Percent>,
+    max_weight: u32,
+) -> BTreeMap<FacilityName, Percent> {
+    let ready = |(name, weight)| (name, ServerSetting { weight, admission: Admission::Ready });
+    effective(participants, &weights(wanted, participants, max_weight).into_iter().map(ready).collect())
+}
+
 /// The shares at a stage on the way: `progress` of the difference between `from` and `to` is behind us.
 pub fn between(
     from: &BTreeMap<FacilityName, Percent>,

@@ -90,6 +90,11 @@ pub fn schema() -> Value {
                 "type": "string",
                 "pattern": "^(tcp://.+:[0-9]+|unix:/.+)$",
             },
+            "state_file": {
+                "description": "File on the proxy's `host` in which its weights and states outlive a reload, as in its `server-state-file`.",
+                "type": "string",
+                "pattern": "^/.*[^/]$",
+            },
         },
         "required": ["control"],
         "additionalProperties": false,

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 built := $(or $(CARGO_TARGET_DIR),target)/debug
 part := .ci/part
-quick := --lib --bins --test architecture --test cli --test plan --test topology
+quick := --lib --bins --test architecture --test cli --test plan --test schema --test topology
 
 # cargo-nextest keeps the tests that start servers apart (.config/nextest.toml); `cargo test` gets one thread for that.
 ifeq ($(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes),yes)

@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{Setting, SettingValue, Settings};
 
@@ -57,6 +59,23 @@ pub struct SecretError {
 }
 
 impl Reference {
+    /// JSON Schema of a setting that holds a reference, described by `about`.
+    pub fn schema(about: &str) -> Value {
+        let text = json!({ "type": "string", "minLength": 1 });
+        json!({
+            "description": format!("{about} A secret is only ever a reference: `{{file: PATH}}`, `{{env: NAME}}` or `{{command: [PROGRAM, ARGUMENT, …]}}`."),
+            "type": "object",
+            "properties": {
+                "file": { "description": "A file that holds it; a relative path is meant from the topology's folder.", "type": "string" },
+                "env": { "description": "An environment variable that holds it.", "type": "string" },
+                "command": { "description": "A command that prints it; no shell reads it.", "type": "array", "items": text, "minItems": 1 },
+            },
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": false,
+        })
+    }
+
     /// Reads a setting such as `{file: secrets/tsig}`.
     ///
     /// # Errors

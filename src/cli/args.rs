@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::model::Span;
 
@@ -29,7 +30,7 @@ pub struct Cli {
 pub enum Command {
     /// Check topology files: every finding at once, each with its place
     Lint(Lint),
-    /// Show how things are: health, shares, primaries, lag, and what differs from the topology
+    /// Show how things are: health, shares, primaries, lag, drift, holds
     Status(Status),
     /// Compare the topology with what is live and save the ordered steps between them
     Plan(Plan),
@@ -37,6 +38,12 @@ pub enum Command {
     Show(Show),
     /// Carry out a saved plan
     Apply(Apply),
+    /// Print the JSON Schema of topology files, for editors and CI
+    Schema,
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page, or write the pages of all subcommands
+    Man(Man),
 }
 
 /// How the program prints.
@@ -142,6 +149,22 @@ pub struct Show {
     /// How to print
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `handover completions`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// `handover man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Write the page of each subcommand into this folder
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// How a run is told.

@@ -13,11 +13,12 @@ use super::exit::Exit;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
 use crate::journal::Store;
+use crate::model::TargetKind;
 use crate::provider::{self, Registry, SystemClock};
 use crate::report::{Style, diagnostic};
 use crate::secret::SecretReader;
 use crate::store::SqliteStore;
-use crate::topology::{self, StoreKind, Topology};
+use crate::topology::{self, ProviderSchema, StoreKind, Topology};
 use crate::transport::Transport;
 
 /// Columns where no terminal says otherwise.
@@ -36,6 +37,19 @@ pub fn checks() -> BTreeMap<&'static str, SettingsCheck> {
         ("pgbouncer", provider::pgbouncer::check),
         ("command", provider::command::check),
     ])
+}
+
+/// What the providers take as settings.
+pub fn schemas() -> [ProviderSchema; 6] {
+    let schema = |provider, kind, settings| ProviderSchema { provider, kind, settings };
+    [
+        schema("rfc2136", TargetKind::NameServer, provider::rfc2136::schema()),
+        schema("haproxy", TargetKind::Proxy, provider::haproxy::schema()),
+        schema("http", TargetKind::Server, provider::http::schema()),
+        schema("postgresql", TargetKind::Member, provider::postgresql::schema()),
+        schema("pgbouncer", TargetKind::Pooler, provider::pgbouncer::schema()),
+        schema("command", TargetKind::Job, provider::command::schema()),
+    ]
 }
 
 fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry {

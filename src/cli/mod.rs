@@ -6,6 +6,7 @@ mod context;
 mod exit;
 mod intent;
 mod lint;
+mod manual;
 mod plan;
 mod show;
 mod status;
@@ -50,5 +51,8 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Status(args) => context::block_on(status::run(args)),
         args::Command::Plan(args) => context::block_on(plan::run(args)),
         args::Command::Apply(args) => context::block_on(apply::run(args)),
+        args::Command::Schema => manual::schema(),
+        args::Command::Completions(args) => manual::completions(args),
+        args::Command::Man(args) => manual::pages(&args),
     }
 }

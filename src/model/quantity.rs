@@ -1,9 +1,11 @@
 //! Quantities as operators write them: `30s`, `50%`, `1200 rps`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a text is not the quantity that was asked for; reads as "`30`: …".
@@ -210,7 +212,21 @@ fn decimal(text: &str, places: usize) -> Option<u64> {
 }
 
 macro_rules! as_text {
-    ($($name:ident),*) => {$(
+    ($($name:ident: $pattern:literal, $about:literal;)*) => {$(
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern, "description": $about })
+            }
+        }
+
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -219,14 +235,18 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                let text = Cow::<'de, str>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
     )*};
 }
 
-as_text!(Percent, Rate, Span);
+as_text! {
+    Percent: "^([0-9]{1,2}(\\.[0-9]{1,2})?|100(\\.0{1,2})?) *%$", "A percentage such as `50%` or `12.5%`.";
+    Rate: "^[0-9]+ *rps$", "Requests per second, such as `800 rps`.";
+    Span: "^([0-9]+(\\.[0-9]{1,3})?(d|h|ms|m|s) *)+$", "A time span such as `30s`, `500ms` or `1h30m`.";
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The topology language: text → [`Topology`], with every finding at once. `docs/topology.md` is its reference.
 //!
 //! Text becomes a tree of values with places (`tree`), the tree becomes what the file says as it is written (`syntax`, by `serde`
-//! through `decode` and `field`), and that becomes the topology (`resolve`). `tree` says why `serde_yaml` is not used for this.
+//! through `decode` and `field`), and that becomes the topology (`resolve`). `schema` is the same for editors. `tree` says why `serde_yaml` is not used for this.
 //!
 //! May use `model` and `diagnostic`. Must not read files, clocks or the network: the text and the providers' settings checks come
 //! in as values.
@@ -11,6 +11,7 @@ mod decode;
 mod field;
 mod findings;
 mod resolve;
+mod schema;
 mod syntax;
 mod tree;
 mod words;
@@ -25,11 +26,12 @@ use self::field::Reader;
 use self::findings::Findings;
 use self::tree::{NodeId, Tree};
 use crate::diagnostic::{Diagnostic, SettingsCheck};
-
 use crate::model::{
     Database, DatabaseName, Facility, FacilityName, Host, HostName, Job, JobName, Place, Policy, Pooler, Proxy,
     Service, ServiceName, Target, Zone, ZoneName,
 };
+
+pub use self::schema::{ProviderSchema, schema};
 
 /// The largest file that is read.
 pub const LARGEST: usize = 256 << 20;

@@ -1,243 +1,439 @@
 //! The file as it is written: one struct for each map of the language, one field for each key. Nothing is judged here but the form
 //! of single values; `docs/topology.md` is the reference.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::Error;
 
 use super::field::{Field, Items, Raw, Section};
+use super::schema::NAME;
 use crate::model::{DrainThen, FacilityState, Failback, Percent, Rate, ReplicationMode, Span};
 
 macro_rules! maps {
-    ($($(#[$doc:meta])* $name:ident { $($key:ident: $kind:ty,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Default, Deserialize)]
-        pub(super) struct $name { $(pub(super) $key: Field<$kind>,)* }
+    ($($(#[$about:meta])* $name:ident { $($(#[$meta:meta])* $key:ident: $kind:ty,)* })*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Default, Deserialize, JsonSchema)]
+        #[schemars(deny_unknown_fields)]
+        pub(super) struct $name { $($(#[$meta])* pub(super) $key: Field<$kind>,)* }
     )*};
 }
 
+// What stands here as documentation is what editors show: `schema` makes the JSON Schema of it.
 maps! {
-    /// The whole file.
+    /// What should be: facilities, DNS zones, proxies, services, databases, poolers, hosts, jobs and policy of one installation.
     File {
+        /// Version of this language.
+        #[schemars(required, range(min = 1, max = 1))]
         topology: u64,
+        /// Identity of the installation: state, locks and holds belong to it.
+        #[schemars(required, regex(pattern = NAME))]
         name: String,
+        /// Data centres by name.
+        #[schemars(required)]
         facilities: Section<Facility>,
+        /// DNS zones by domain name.
         zones: Section<Zone>,
+        /// Load-balancing proxies by name.
         proxies: Section<Proxy>,
+        /// What users reach, by name.
         services: Section<Service>,
+        /// Replicated clusters by name.
         databases: Section<Database>,
+        /// Connection poolers by name.
         poolers: Section<Pooler>,
+        /// Machines on which commands run, by name.
         hosts: Section<Host>,
+        /// Cron jobs and queue workers by name: stopped before a switchover, started after it.
         jobs: Section<Job>,
+        /// What was decided once and for all.
         policy: Policy,
+        /// Where runs, journal, lock and holds are kept.
         store: Store,
     }
-    /// `facilities.F`
+    /// A data centre: a failure domain with its own power, network and cooling.
     Facility {
+        /// Where it stands.
         location: Location,
+        /// What the facility should be.
+        #[schemars(extend("default" = "active"))]
         state: FacilityState,
+        /// Its feeds and reserves.
         power: Power,
+        /// Its ways to the world.
         network: Network,
+        /// Its cooling units.
         cooling: Cooling,
     }
-    /// `facilities.F.location`
+    /// A place on earth.
     Location {
+        /// The nearest city.
+        #[schemars(required)]
         city: String,
+        /// Degrees north.
+        #[schemars(required, range(min = -90, max = 90))]
         latitude: f64,
+        /// Degrees east.
+        #[schemars(required, range(min = -180, max = 180))]
         longitude: f64,
     }
-    /// `facilities.F.power`
+    /// Electric power.
     Power {
+        /// Feeds of the utility.
         feeds: Items<Feed>,
+        /// What bridges the time until the generator runs.
         battery: Reserve,
+        /// What lasts until the utility is back.
         generator: Reserve,
     }
-    /// An item of `facilities.F.power.feeds`
+    /// A feed.
     Feed {
+        /// The company that delivers the power.
+        #[schemars(required)]
         utility: String,
+        /// Where its line enters the building.
+        #[schemars(required)]
         entry: String,
     }
-    /// `facilities.F.power.battery` and `generator`
+    /// Power in reserve.
     Reserve {
+        /// How long it lasts under load.
+        #[schemars(required)]
         runtime: Span,
+        /// The last test under load.
         tested: Day,
     }
-    /// `facilities.F.network`
+    /// Network.
     Network {
+        /// Lines to the world.
         uplinks: Items<Uplink>,
     }
-    /// An item of `facilities.F.network.uplinks`
+    /// A line to the world.
     Uplink {
+        /// The company that it belongs to.
+        #[schemars(required)]
         carrier: String,
+        /// Where it enters the building.
+        #[schemars(required)]
         entry: String,
     }
-    /// `facilities.F.cooling`
+    /// Cooling.
     Cooling {
+        /// Units installed.
+        #[schemars(required)]
         units: u32,
+        /// Units needed to carry the load.
+        #[schemars(required)]
         needed: u32,
     }
-    /// `zones.Z`
+    /// A DNS zone.
     Zone {
+        /// Who speaks to its servers.
         provider: String,
+        /// Settings of all servers of the zone.
         settings: Raw,
+        /// Authoritative servers by name; at least one of them with `updates: true`.
+        #[schemars(required)]
         servers: Section<NameServer>,
     }
-    /// `zones.Z.servers.N`
+    /// An authoritative server.
     NameServer {
+        /// The facility where it stands.
+        #[schemars(required)]
         facility: String,
+        /// `ADDRESS:PORT`; port 53 where none is given.
+        #[schemars(required)]
         address: String,
+        /// The host on which commands for it run.
         host: String,
+        /// Put over the settings of the zone, key by key.
         settings: Raw,
+        /// Whether the zone can be changed at this server.
+        #[schemars(extend("default" = false))]
         updates: bool,
+        /// The server that it gets the zone from; required without `updates`.
         transfers_from: String,
     }
-    /// `proxies.P`
+    /// A load-balancing proxy.
     Proxy {
+        /// The facility where it stands.
+        #[schemars(required)]
         facility: String,
+        /// Who speaks to it.
         provider: String,
+        /// Where it serves clients, `ADDRESS:PORT`; port 80 where none is given.
+        #[schemars(required)]
         address: String,
+        /// The host on which commands for it run.
         host: String,
+        /// Such as where it is controlled.
         settings: Raw,
+        /// Services whose backend has another name here: `SERVICE: BACKEND`.
         backends: Section<String>,
     }
-    /// `services.S`
+    /// What users reach by its hostnames.
     Service {
+        /// Its hostnames, each in one of `zones`.
+        #[schemars(required)]
         hostnames: Items<String>,
+        /// TTL of the published addresses, in whole seconds.
+        #[schemars(extend("default" = "30s"))]
         ttl: Span,
+        /// The addresses published for each facility.
+        #[schemars(required)]
         addresses: Section<Items<String>>,
+        /// The part of the requests that each facility's servers serve; sums to 100%.
+        #[schemars(required)]
         share: Section<Percent>,
+        /// Its name in the proxies; without it, the service's own.
         backend: String,
+        /// Who asks its servers' health.
         provider: String,
+        /// Settings of all servers of the service.
         settings: Raw,
+        /// The application tier by name.
+        #[schemars(required)]
         servers: Section<AppServer>,
+        /// The highest load measured.
         peak: Peak,
+        /// How a server's health is asked.
+        #[schemars(required)]
         health: Health,
+        /// Databases that it writes to.
         writes_to: Items<String>,
+        /// Databases that it only reads from.
         reads_from: Items<String>,
     }
-    /// `services.S.servers.A`
+    /// An application server.
     AppServer {
+        /// The facility where it stands.
+        #[schemars(required)]
         facility: String,
+        /// `ADDRESS:PORT`.
+        #[schemars(required)]
         address: String,
+        /// The host on which commands for it run.
         host: String,
+        /// Put over the settings of the service, key by key.
         settings: Raw,
+        /// What it can serve.
         capacity: Rate,
     }
-    /// `services.S.peak`
+    /// A load.
     Peak {
+        /// Requests per second.
+        #[schemars(required)]
         rate: Rate,
+        /// The day on which it was measured.
         measured: Day,
     }
-    /// `services.S.health`
+    /// An HTTP GET that a healthy server answers.
     Health {
+        /// Its path.
+        #[schemars(required, regex(pattern = r"^/"))]
         path: String,
+        /// The status of a healthy server.
+        #[schemars(extend("default" = 200))]
         expect: u16,
+        /// The `Host` header sent along; without it, the first hostname in alphabetical order.
         host: String,
     }
-    /// `databases.D`
+    /// A replicated cluster.
     Database {
+        /// Who speaks to its members.
         provider: String,
+        /// Settings of all members.
         settings: Raw,
+        /// Where the primary should live: a facility, or a member.
+        #[schemars(required)]
         primary: String,
+        /// Database servers by name.
+        #[schemars(required)]
         members: Section<Member>,
+        /// How replicas follow.
         replication: Replication,
+        /// The poolers in front of it.
         poolers: Items<String>,
+        /// How clients are led to the primary.
+        #[schemars(extend("oneOf" = [{"required": ["pooler_database"]}, {"required": ["backend"]}]))]
         route: Route,
+        /// Whether a restore moves the primary back.
+        #[schemars(extend("default" = "manual"))]
         failback: Failback,
     }
-    /// `databases.D.members.M`
+    /// A database server.
     Member {
+        /// The facility where it stands.
+        #[schemars(required)]
         facility: String,
+        /// `ADDRESS:PORT`.
+        #[schemars(required)]
         address: String,
+        /// The host on which it is stopped and started.
         host: String,
+        /// Put over the settings of the database, key by key.
         settings: Raw,
+        /// The higher, the sooner it becomes primary; 0 means never.
+        #[schemars(extend("default" = 100))]
         priority: u32,
     }
-    /// `databases.D.replication`
+    /// Replication.
     Replication {
+        /// Whether commits wait for a replica.
+        #[schemars(extend("default" = "asynchronous"))]
         mode: ReplicationMode,
+        /// The largest acceptable lag.
+        #[schemars(extend("default" = "1s"))]
         max_lag: Span,
     }
-    /// `databases.D.route`
+    /// The way of clients to the primary.
     Route {
+        /// The entry of each pooler's databases.
         pooler_database: String,
+        /// The backend of each proxy.
         backend: String,
     }
-    /// `poolers.P`
+    /// A connection pooler.
     Pooler {
+        /// The facility where it stands.
+        #[schemars(required)]
         facility: String,
+        /// Who speaks to it.
         provider: String,
+        /// `ADDRESS:PORT`.
+        #[schemars(required)]
         address: String,
+        /// The host on which its file of routes is written.
         host: String,
+        /// How to log in, and which file holds the routes.
         settings: Raw,
     }
-    /// `hosts.H`
+    /// A machine on which commands run.
     Host {
+        /// How commands get there.
+        #[schemars(required)]
         transport: Transport,
+        /// Its name or address as given to `ssh`; required with `ssh`.
         address: String,
+        /// The login name; without it, that of the client's configuration. Only with `ssh`.
         user: String,
+        /// The TCP port; without it, that of the client's configuration. Only with `ssh`.
         port: u16,
+        /// Commands by name, each a list of arguments; which ones there are is the providers' matter.
         commands: Section<Items<String>>,
     }
-    /// `jobs.J`
+    /// A cron job or queue worker.
     Job {
+        /// The facility where it runs.
+        #[schemars(required)]
         runs_in: String,
+        /// Who stops and starts it.
         provider: String,
+        /// The host on which its commands run.
+        #[schemars(required)]
         host: String,
+        /// Databases that it writes to.
         writes_to: Items<String>,
+        /// How it is stopped.
         stop: Raw,
+        /// How it is started.
         start: Raw,
+        /// How one finds out whether it runs.
         check: Raw,
     }
-    /// `policy`
+    /// What was decided once and for all.
     Policy {
+        /// At no moment do fewer facilities serve.
+        #[schemars(extend("default" = 1))]
         min_active_facilities: u32,
+        /// Capacity that must remain free at peak after a drain.
+        #[schemars(extend("default" = "20%"))]
         headroom: Percent,
+        /// How shares move.
         shift: Shift,
+        /// Limits between stages.
         gates: Gates,
+        /// What happens to sessions that never end.
         drain_deadline: DrainDeadline,
+        /// The longest time for which a switchover may make writers wait.
+        #[schemars(extend("default" = "2s"))]
         max_write_stall: Span,
+        /// An older open transaction on the old primary refuses the switchover.
+        #[schemars(extend("default" = "5s"))]
         max_transaction_age: Span,
+        /// A live TTL above it is called out in every plan.
+        #[schemars(extend("default" = "5m"))]
         dns_recovery_target: Span,
+        /// How long a saved plan may be applied.
+        #[schemars(extend("default" = "1d"))]
         plan_expiry: Span,
+        /// Databases switched over at the same time.
+        #[schemars(range(min = 1), extend("default" = 3))]
         parallel_switchovers: u32,
+        /// Times of the week in which planned work may run; without any, always.
         windows: Items<Window>,
     }
-    /// `policy.shift`
+    /// The way of shares from one facility to the others.
     Shift {
+        /// Parts of a facility's share that have left it after each stage: ascending, the last one 100%.
+        #[schemars(extend("default" = ["10%", "50%", "100%"]))]
         stages: Items<Percent>,
+        /// How long each stage is watched.
+        #[schemars(extend("default" = "30s"))]
         soak: Span,
     }
-    /// `policy.gates`
+    /// Limits beyond which a run waits or goes back.
     Gates {
+        /// The largest share of failed requests.
+        #[schemars(extend("default" = "1%"))]
         max_error_rate: Percent,
+        /// The largest replication lag.
+        #[schemars(extend("default" = "1s"))]
         max_replication_lag: Span,
+        /// The longest queue of a proxy's backend.
+        #[schemars(extend("default" = 50))]
         max_queue: u64,
+        /// Requests that a sample needs; below it, probes through each proxy are the sample.
+        #[schemars(extend("default" = 20))]
         min_sample: u64,
     }
-    /// `policy.drain_deadline`
+    /// The end of patience with sessions that go on.
     DrainDeadline {
+        /// How long running sessions may take to end.
+        #[schemars(extend("default" = "10m"))]
         after: Span,
+        /// What happens to those that do not.
+        #[schemars(extend("default" = "leave"))]
         then: DrainThen,
     }
-    /// An item of `policy.windows`
+    /// A time of the week in which planned work may run.
     Window {
+        /// The days on which it begins.
+        #[schemars(required)]
         days: Items<DayOfWeek>,
+        /// When it begins.
+        #[schemars(required)]
         from: TimeOfDay,
+        /// When it ends; an end before the beginning is on the next day.
+        #[schemars(required)]
         to: TimeOfDay,
+        /// The IANA time zone that days and times are meant in, such as `America/Boise`.
+        #[schemars(required)]
         zone: String,
     }
-    /// `store`
+    /// Where runs, journal, lock and holds are kept.
     Store {
+        /// On the operator's machine; covers one operator at a time.
         embedded: Embedded,
     }
-    /// `store.embedded`
+    /// A store on the operator's machine.
     Embedded {
+        /// The directory where it lies; without it, the one of the XDG base directory specification.
         directory: String,
     }
 }
 
-/// `hosts.H.transport`
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// How commands get to a host.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Transport {
     /// On the operator's machine.
@@ -248,7 +444,7 @@ pub(super) enum Transport {
 }
 
 /// A day of the week by its first three letters.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum DayOfWeek {
     Mon,

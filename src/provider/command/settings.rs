@@ -1,5 +1,7 @@
 //! The settings of a job: `stop`, `start` and `check`, each `{command: [PROGRAM, ARGUMENT, …]}`.
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{SettingValue, Settings, TargetKind};
 
@@ -71,6 +73,36 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
         );
     }
     findings
+}
+
+/// JSON Schema of a job's settings.
+pub fn schema() -> Value {
+    let command = |about: &str| {
+        json!({
+            "description": about,
+            "type": "object",
+            "properties": {
+                "command": {
+                    "description": "Program and arguments; no shell reads them.",
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "minItems": 1,
+                },
+            },
+            "required": ["command"],
+            "additionalProperties": false,
+        })
+    };
+    json!({
+        "type": "object",
+        "properties": {
+            "stop": command("Stops the job; returns when it is stopped."),
+            "start": command("Starts the job."),
+            "check": command("Exit status 0 while the job runs, 1 while it does not."),
+        },
+        "required": ["stop", "start", "check"],
+        "additionalProperties": false,
+    })
 }
 
 #[cfg(test)]

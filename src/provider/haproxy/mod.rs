@@ -7,7 +7,7 @@ mod client;
 mod convert;
 mod settings;
 
-pub use settings::check;
+pub use settings::{check, schema};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{Settings, TargetKind};
 
@@ -63,6 +65,22 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
         findings.push(Diagnostic::error("unknown-key", *place, message).help("its only setting is `control`"));
     }
     findings
+}
+
+/// JSON Schema of a proxy's settings.
+pub fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "control": {
+                "description": "Where its runtime API listens, with level admin: `tcp://HOST:PORT` or `unix:/PATH`.",
+                "type": "string",
+                "pattern": "^(tcp://.+:[0-9]+|unix:/.+)$",
+            },
+        },
+        "required": ["control"],
+        "additionalProperties": false,
+    })
 }
 
 #[cfg(test)]

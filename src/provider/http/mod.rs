@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-pub use self::settings::check;
+pub use self::settings::{check, schema};
 use super::{Outcome, Provider};
 use crate::journal::Permit;
 use crate::model::{Action, Condition, Facts, HealthCheck, Observed, Scope, Span, Target, Unreachable};

@@ -1,5 +1,7 @@
 //! The settings of an application server: there are none.
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{Settings, TargetKind};
 
@@ -15,6 +17,11 @@ pub fn check(kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
             .help("path, expected status and host are the service's `health`")
     };
     settings.entries.iter().map(unknown).collect()
+}
+
+/// JSON Schema of the settings of an application server: an empty map.
+pub fn schema() -> Value {
+    json!({ "type": "object", "additionalProperties": false })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use client::{Client, explain};
-pub use settings::check;
+pub use settings::{check, schema};
 
 use super::pgwire::{Answer, Session, WireError, column};
 use super::{Outcome, Provider};

@@ -1,5 +1,7 @@
 //! The settings of a pooler: pure.
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::text::list;
 use crate::model::{Place, Setting, SettingValue, Settings, TargetKind};
@@ -37,6 +39,34 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
         }
     }
     findings
+}
+
+/// JSON Schema of a pooler's settings.
+pub fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "admin": { "description": "A user of `admin_users`, for the pooler's console.", "type": "string", "minLength": 1 },
+            "password": Reference::schema("The password of that user."),
+            "databases": {
+                "description": "The file on the pooler's machine that holds the section [databases]; an absolute path.",
+                "type": "string",
+                "pattern": "^/",
+            },
+            "probe": {
+                "description": "How the marker is written, the way clients do it.",
+                "type": "object",
+                "properties": {
+                    "user": { "description": "The role that writes it.", "type": "string", "minLength": 1 },
+                    "password": Reference::schema("The password of that role."),
+                },
+                "required": ["user"],
+                "additionalProperties": false,
+            },
+        },
+        "required": ["admin"],
+        "additionalProperties": false,
+    })
 }
 
 fn wrong_text(key: &str, setting: &Setting) -> Option<Diagnostic> {

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 use client::{Client, Failure, HostArguments, explain};
 use native::Arguments;
-pub use settings::check;
+pub use settings::{check, schema};
 
 use super::pgwire::column;
 use super::{Outcome, Provider};

@@ -1,5 +1,7 @@
 //! The settings of a member: pure.
 
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{Settings, Target, TargetKind};
 use crate::secret::Reference;
@@ -61,6 +63,28 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
         }
     }
     findings
+}
+
+/// JSON Schema of a member's settings.
+pub fn schema() -> Value {
+    let text = |about: &str| json!({ "description": about, "type": "string", "minLength": 1 });
+    let path = |about: &str| json!({ "description": about, "type": "string", "pattern": "^/" });
+    json!({
+        "type": "object",
+        "properties": {
+            "user": text("The role that `handover` logs in as."),
+            "password": Reference::schema("The password of that role."),
+            "replication": text(
+                "How replicas log in at the primary, such as `user=replicator passfile=/srv/pgpass`; no secret, no address."
+            ),
+            "data_directory": path("The data directory on the member's machine."),
+            "bin_directory": path("Where `pg_ctl` and the other programs are."),
+            "database": text("The database that `handover` logs in to."),
+            "log": path("The file that the server's messages go to when it is started from here."),
+        },
+        "required": ["user"],
+        "additionalProperties": false,
+    })
 }
 
 /// The words before each `=`; blanks are allowed around it.

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use self::client::{Broken, Session, Signed};
 use self::convert::{Fault, Sets, Standing, Verdict};
 use self::settings::Key;
-pub use self::settings::check;
+pub use self::settings::{check, schema};
 use super::{Outcome, Provider};
 use crate::journal::Permit;
 use crate::model::{

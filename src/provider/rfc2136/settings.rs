@@ -4,6 +4,8 @@ use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
 
 use super::convert;
+use serde_json::{Value, json};
+
 use crate::diagnostic::Diagnostic;
 use crate::model::{Settings, TargetKind};
 use crate::secret::Reference;
@@ -54,6 +56,28 @@ pub fn check(kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
         }
     }
     findings
+}
+
+/// JSON Schema of the settings of a name server.
+pub fn schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "key": {
+                "description": "The TSIG key that signs updates, named as in the server's configuration.",
+                "type": "string",
+                "minLength": 1,
+            },
+            "algorithm": {
+                "description": "The key's algorithm.",
+                "enum": ALGORITHMS.map(|(name, _)| name),
+                "default": "hmac-sha256",
+            },
+            "secret": Reference::schema("The key's secret."),
+        },
+        "required": ["key", "secret"],
+        "additionalProperties": false,
+    })
 }
 
 /// The key that the settings name.

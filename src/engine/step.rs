@@ -65,6 +65,9 @@ impl Run {
     async fn act_alone(self: &Arc<Self>, step: &Step, target: &TargetId, action: &Action) -> Result<String, Trouble> {
         let failed = |why: String| Trouble::Failed(step.id.clone(), why);
         let mut kept = self.keep(target, action).await;
+        if let Some(kept) = &mut kept {
+            self.set_again(target, kept).await;
+        }
         let mut done = || {
             if let Some(kept) = &mut kept {
                 kept.set(&step.id, action);
@@ -91,8 +94,12 @@ impl Run {
                 Ok(verified(step, &facts))
             }
             Err(NotDone { why, acted: Acted::No }) => Err(failed(format!("{why}; nothing was touched by this step"))),
-            Err(NotDone { why, acted: Acted::Yes }) => Err(failed(why)),
+            Err(NotDone { why, acted: Acted::Yes }) => {
+                self.log().half_done(&step.id);
+                Err(failed(why))
+            }
             Err(NotDone { why, acted: Acted::Unknown }) => {
+                self.log().half_done(&step.id);
                 Err(failed(format!("{why}; it is not known whether it acted")))
             }
         }

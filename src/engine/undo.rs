@@ -10,9 +10,13 @@ use crate::event::{Event, StepOutcome};
 use crate::journal::{Permit, Record};
 use crate::model::{Condition, Observed, TargetId};
 use crate::plan::{Assumption, Step, Undo, Work};
+use crate::provider::Outcome;
 
 /// How long an undo of one step may take: a deadline of its own, so that an expired caller cannot cause half an undo.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long is looked at the target before an undo that was refused is said again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Run {
     /// Takes one step back under a permit of its own.
@@ -36,20 +40,34 @@ impl Run {
         let began = Instant::now();
         let mut kept = self.keep(target, action).await;
         let deadline = Instant::now() + DEADLINE;
-        let outcome = self.apply(target, action, permit, deadline).await;
         let demanded = Assumption { target: target.clone(), condition: after.clone() };
-        let result = match self.engine.verify(&demanded, deadline).await {
-            Ok(facts) => {
-                if let Some(kept) = &mut kept {
-                    kept.set(&step.id, action);
+        let result = loop {
+            let outcome = self.apply(target, action, permit, deadline).await;
+            // What certainly did nothing may be said again: a member that is starting up will listen in a moment.
+            let again = matches!(outcome, Ok(Outcome::NotApplied(_)));
+            let until = if again { deadline.min(Instant::now() + AGAIN) } else { deadline };
+            let why = match self.engine.verify(&demanded, until).await {
+                Ok(facts) => {
+                    if let Some(kept) = &mut kept {
+                        kept.set(&step.id, action);
+                    }
+                    self.warn_unsaved(target, &facts);
+                    break self.undone_elsewhere(step, &demanded, deadline).await;
                 }
-                self.warn_unsaved(target, &facts);
-                self.undone_elsewhere(step, &demanded, deadline).await
+                Err(why) => why,
+            };
+            if !again || Instant::now() >= deadline {
+                break Err(match outcome {
+                    Ok(Outcome::Applied) => why,
+                    Ok(Outcome::NotApplied(cause)) => format!("{why}; taking it back was refused: {cause}"),
+                    Ok(Outcome::Unknown(cause)) => format!("{why}; whether it was taken back is not known: {cause}"),
+                    Err(cause) => format!("{why}; {cause}"),
+                });
             }
-            Err(why) => Err(match outcome {
-                Ok(outcome) => format!("{why} (the undo was answered by {outcome:?})"),
-                Err(cause) => format!("{why} ({cause})"),
-            }),
+            // A proxy that comes back only now has forgotten what the undo starts from.
+            if let Some(kept) = &mut kept {
+                self.set_again(target, kept).await;
+            }
         };
         let (id, title, took) = (step.id.clone(), step.title.clone(), began.elapsed());
         match &result {

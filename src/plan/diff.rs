@@ -69,6 +69,8 @@ pub struct PrimaryChange {
     pub lineage: Lineage,
     /// The candidate.
     pub to: Peer,
+    /// Why it and no other, where there was a choice.
+    pub why: Option<String>,
 }
 
 /// A job that does not run though it should, or the other way round.
@@ -389,11 +391,11 @@ impl Diff<'_> {
                 self.routes(database, &from);
                 self.follows(database, &from, facts);
             } else {
-                match super::candidate::choose(database, wish, &facts.lineage, self.live) {
-                    Ok(to) => {
-                        if let Some(to) = peer(&to) {
-                            let lineage = facts.lineage.clone();
-                            self.changes.primaries.push(PrimaryChange { database: name.clone(), from, lineage, to });
+                match super::candidate::choose(database, wish, &primary, &facts.lineage, self.live) {
+                    Ok(choice) => {
+                        if let Some(to) = peer(&choice.member) {
+                            let (database, lineage, why) = (name.clone(), facts.lineage.clone(), choice.why);
+                            self.changes.primaries.push(PrimaryChange { database, from, lineage, to, why });
                         }
                     }
                     Err(why) => {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::desired::{Desired, Refusal, desired};
 use super::diff::{Changes, diff, shares_text};
 use super::document::{FORMAT, Plan, TopologyRef};
+use super::followers::Followers;
 use super::intent::{HoldKind, Intent};
 use super::order::order;
 use super::preflight;
@@ -39,6 +40,9 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     notes.extend(unsaved_notes(topology, live));
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
+        let (from, to) = (&change.from.member, &change.to.member);
+        notes.extend(Followers::of(database, from, to, live).notes(to));
+        notes.extend(preflight::rewind_note(from, to, live));
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
             if objection.may_pass {
                 notes.push(format!("{}: apply will hold until it has passed: {}", objection.what, objection.advice));

@@ -223,6 +223,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                     synchronous: database.name.as_str() == "accounts",
                     lag_bytes: 0,
                     lag: Some(Duration::from_millis(12)),
+                    silence: None,
                 });
             let mut facts = member_facts(role, others.collect());
             facts.receives_from = database.members.keys().find(|other| !is_primary && *other != name).cloned();

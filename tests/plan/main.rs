@@ -5,6 +5,7 @@
 
 mod edge_and_dns;
 mod intents;
+mod members;
 mod world;
 
 use std::collections::BTreeSet;

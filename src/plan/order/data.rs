@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Order, union};
-use crate::model::{Action, Condition, DatabaseName, Job, JobName, Span, TargetId};
+use crate::model::text::same_member;
+use crate::model::{Action, Condition, Database, DatabaseName, Job, JobName, Span, TargetId};
 use crate::plan::build::{After, step};
+use crate::plan::diff::FollowChange;
 use crate::plan::step::{Step, Work};
 use crate::plan::{live, switchover};
 
@@ -117,13 +119,45 @@ impl Order<'_> {
     fn repair_replication(&mut self, needs: &After, done: &mut After) {
         for change in &self.changes.follows {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
-            let title = format!("Database {}: redundancy back at {}", change.database, change.primary.member.name());
+            let primary = &change.primary;
+            let title = format!("Database {}: redundancy back at {}", change.database, primary.member.name());
             let stage = self.builder.stage(title, vec!["clients notice nothing".to_owned()]);
-            let members: Vec<&TargetId> = change.members.iter().collect();
-            let names = change.synchronous.to.clone();
-            let builder = &mut self.builder;
-            done.extend(switchover::follow(builder, stage, database, &change.primary, &members, names, needs));
+            let others =
+                || database.members.values().map(|member| &member.target.id).filter(|id| **id != primary.member);
+            let receives = |id: &TargetId, from: &str| {
+                live::member(self.live, id).is_some_and(|facts| facts.receives_from.as_deref() == Some(from))
+            };
+            let follows = |id: &&TargetId| change.members.contains(*id) || receives(id, &primary.address);
+            // Slots of those that receive from a member stay there.
+            let stale = |id: &TargetId| {
+                let address = database.members.get(id.name()).map(|member| member.target.address.as_str());
+                let left = |other: &&TargetId| !address.is_some_and(|address| receives(other, address));
+                others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
+            };
+            let follow = switchover::Follow {
+                database,
+                primary,
+                rejoin: change.members.iter().collect(),
+                replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
+                keeping: Vec::new(),
+                stale: change.members.iter().map(|id| (id.clone(), stale(id))).collect(),
+                synchronous: change.synchronous.to.clone(),
+            };
+            let slots = self.repair_slots(stage, database, change, needs);
+            done.extend(follow.add(&mut self.builder, stage, &slots));
         }
+    }
+
+    /// A member that shall follow needs a slot at its primary: without it, its receiver is refused.
+    fn repair_slots(&mut self, stage: usize, database: &Database, change: &FollowChange, needs: &After) -> After {
+        let primary = &change.primary.member;
+        let Some(facts) = live::member(self.live, primary) else { return needs.clone() };
+        let has_slot = |id: &&TargetId| facts.slots.iter().any(|slot| same_member(&slot.name, id.name()));
+        let missing: Vec<&TargetId> = change.members.iter().filter(|id| !has_slot(id)).collect();
+        if missing.is_empty() {
+            return needs.clone();
+        }
+        After::from([self.builder.push(switchover::slots(database, stage, primary, &missing).needs(needs))])
     }
 }
 

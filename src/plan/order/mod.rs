@@ -155,6 +155,7 @@ impl Order<'_> {
                 database: change.database.clone(),
                 primary: change.from.member.clone(),
                 candidate: change.to.member.clone(),
+                followers: super::switchover::led(self.topology, change, self.live),
             };
             proven.insert(
                 self.builder.push(

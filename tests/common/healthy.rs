@@ -157,6 +157,7 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
             pausing: false,
             active: 0,
             waiting: 0,
+            own_min_size: 0,
         }
     };
     PoolerFacts {
@@ -164,6 +165,7 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
         writable: true,
         query_wait_timeout: Duration::from_secs(120),
         login_retry: Duration::from_secs(1),
+        gaps: Vec::new(),
         databases: names.iter().map(|name| (name.clone(), Some(pool(name)))).collect(),
     }
 }

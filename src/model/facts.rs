@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{ForeignName, TargetId};
 use super::position::{Lineage, Position};
+use super::saved::Saved;
 
 /// The answer to a question asked of a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -282,6 +283,9 @@ pub struct ProxyFacts {
     pub backends: BTreeMap<ForeignName, Option<BackendFacts>>,
     /// What it can do.
     pub capabilities: ProxyCapabilities,
+    /// Whether what is set now is saved for its next start.
+    #[serde(default)]
+    pub saved: Saved,
 }
 
 /// What a proxy can do.
@@ -293,7 +297,7 @@ pub struct ProxyCapabilities {
     pub zero_drains: bool,
     /// True where running sessions of one server can be cut.
     pub cuts_sessions: bool,
-    /// True where changes survive a reload of the proxy.
+    /// True where it is configured that changes survive a reload of the proxy; whether they do, [`ProxyFacts::saved`] tells.
     pub persistent: bool,
 }
 
@@ -510,6 +514,9 @@ pub struct PoolerFacts {
     /// How long it waits after a failed login at a server before it tries again; all clients wait with it.
     #[serde(default)]
     pub login_retry: Duration,
+    /// Why some of its clients would not be held back: processes of it that are not listed, or are listed twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
     /// The databases that were asked for; `None` where the pooler has no such database.
     pub databases: BTreeMap<ForeignName, Option<PoolFacts>>,
 }
@@ -532,6 +539,10 @@ pub struct PoolFacts {
     pub active: u64,
     /// Clients that wait for one.
     pub waiting: u64,
+    /// How many server connections its own settings keep open (`min_pool_size` of the entry), which the pooler opens also while
+    /// clients are held back.
+    #[serde(default)]
+    pub own_min_size: u64,
 }
 
 /// About a job.

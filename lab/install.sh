@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the Debian packages whose servers the lab runs. No service is started on this machine: a temporary policy-rc.d forbids
-# it, and what was there before is put back, also after a failure. Does nothing where all packages are installed. Minimal systems
-# lack procps too: `ps` and `kill`.
+# Installs the Debian packages whose servers the lab runs, and those that are named as arguments. No service is started on this
+# machine: a temporary policy-rc.d forbids it, and what was there before is put back, also after a failure. Does nothing where all
+# packages are installed. Minimal systems lack procps too: `ps` and `kill`.
 set -eu
 
-packages="bind9 bind9-dnsutils haproxy pgbouncer unbound postgresql-15 openssh-server openssh-client iproute2 curl procps"
+packages="bind9 bind9-dnsutils haproxy pgbouncer unbound postgresql-15 openssh-server openssh-client iproute2 curl procps $*"
 
 missing=
 for package in $packages; do

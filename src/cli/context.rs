@@ -13,7 +13,7 @@ use super::exit::Exit;
 use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
-use crate::journal::{HoldKind, Store};
+use crate::journal::Store;
 use crate::model::TargetKind;
 use crate::provider::{self, Registry, SystemClock};
 use crate::report::{Style, diagnostic};
@@ -141,14 +141,6 @@ impl Context {
         let directory = state_directory(common, &topology)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
         Ok(Ok(Self { topology, source, engine, store, transport }))
-    }
-
-    /// The holds in force, as planning needs them.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub async fn holds(&self) -> Result<Vec<HoldKind>> {
-        Ok(self.store.holds().await?.into_iter().map(|hold| hold.kind).collect())
     }
 
     /// Closes connections that would outlive the program.

@@ -5,6 +5,7 @@ pub mod args;
 mod context;
 mod exit;
 mod files;
+mod intent;
 mod lint;
 mod manual;
 mod plan;

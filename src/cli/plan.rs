@@ -1,11 +1,9 @@
 //! `handover plan`: observes, compares, orders, saves.
 
-use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
-use jiff::Timestamp;
+use anyhow::Result;
 
 use super::args::{self, PlanFormat};
 use super::context::{Context, print};
@@ -13,10 +11,10 @@ use super::exit::Exit;
 use super::files;
 use super::voice::Voice;
 use crate::diagnostic::Diagnostic;
-use crate::model::{FacilityName, FacilityState, Span};
-use crate::plan::{self, Intent, Planned, document};
-use crate::report::{self, PlanAnswer};
-use crate::topology::{self, Topology};
+use crate::model::{FacilityName, FacilityState};
+use crate::plan::{self, HoldKind, Intent, Planned, Refusal, document};
+use crate::report::{self, Form, PlanAnswer};
+use crate::topology;
 
 /// Makes a plan, prints it and saves it.
 ///
@@ -48,23 +46,27 @@ fn taken(file: &Path, voice: Voice) -> Option<Exit> {
 
 async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit> {
     let now = context.engine.now();
-    let intent = match intent(args, &context.topology, now) {
+    let intent = match super::intent::intent(args, &context.topology, now) {
         Ok(intent) => intent,
-        Err(error) => return Ok(voice.error(Exit::Usage, &format!("{error:#}"))),
+        Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     };
     if let Some(findings) = restore_against_file(context, &intent) {
         return Ok(voice.findings(Exit::Refused, &context.source, &findings));
     }
-    let holds = context.holds().await?;
-    let live = context.engine.observe().await;
+    let holds = context.store.holds().await?;
+    for hold in holds.iter().filter(|hold| hold.is_overdue(now)) {
+        anstream::eprintln!("warning: overdue: {}; `{}` ends this hold", hold.kind.what(), hold.kind.ended_by());
+    }
+    let holds: Vec<HoldKind> = holds.into_iter().map(|hold| hold.kind).collect();
     let form = super::show::form(args.format, args.brief, args.common.output);
+    // What contradicts itself is refused without asking anybody.
+    if let Err(refusals) = plan::possible(&context.topology, &intent, &holds) {
+        return Ok(refused(&intent, &refusals, form));
+    }
+    let live = context.engine.observe().await;
     let (exit, text) = match plan::make(&context.topology, &intent, &holds, &live, now) {
         Planned::Nothing(notes) => (Exit::Success, report::answer(PlanAnswer::Nothing(&notes), form)),
-        Planned::Refused(refusals) => {
-            let exit = Exit::Refused;
-            let refused = PlanAnswer::Refused { wish: &title(&intent), refusals: &refusals, exit_code: exit as u8 };
-            (exit, report::answer(refused, form))
-        }
+        Planned::Refused(refusals) => return Ok(refused(&intent, &refusals, form)),
         Planned::Plan(plan) => {
             let text = plan.to_yaml()?;
             let file = args.out.clone().unwrap_or_else(|| Path::new("plans").join(format!("{}.yaml", plan.id)));
@@ -79,6 +81,12 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
     };
     print(&text);
     Ok(exit)
+}
+
+fn refused(intent: &Intent, refusals: &[Refusal], form: Form) -> Exit {
+    let exit = Exit::Refused;
+    print(&report::answer(PlanAnswer::Refused { wish: &title(intent), refusals, exit_code: exit as u8 }, form));
+    exit
 }
 
 /// What to do about a plan that could not be saved.
@@ -103,47 +111,7 @@ fn not_saved(file: &Path, error: &std::io::Error) -> String {
 }
 
 fn title(intent: &Intent) -> String {
-    if intent.drain.is_empty() && intent.restore.is_empty() {
-        "do what the topology says".to_owned()
-    } else {
-        intent.title()
-    }
-}
-
-/// The intent of the flags.
-fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> Result<Intent> {
-    let facilities = |names: &[String]| -> Result<BTreeSet<FacilityName>> {
-        names.iter().map(|name| facility(name, topology)).collect()
-    };
-    Ok(Intent {
-        drain: facilities(&args.drain)?,
-        restore: facilities(&args.restore)?,
-        failback: args.failback,
-        reason: args.reason.clone(),
-        review_by: args.review_by.as_deref().map(|text| moment(text, now)).transpose()?,
-    })
-}
-
-fn facility(name: &str, topology: &Topology) -> Result<FacilityName> {
-    let known = topology.facilities.keys();
-    if let Some(found) = known.clone().find(|facility| facility.as_str() == name) {
-        return Ok(found.clone());
-    }
-    let nearest = known
-        .clone()
-        .max_by(|a, b| strsim::jaro_winkler(a.as_str(), name).total_cmp(&strsim::jaro_winkler(b.as_str(), name)));
-    let nearest = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-    bail!("the topology has no facility `{name}`{nearest} (it has {})", crate::model::text::list(known))
-}
-
-/// A moment as given, or a time from now.
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
-    if let Ok(span) = text.parse::<Span>() {
-        return now.checked_add(span.0).context("that is too far away");
-    }
-    text.parse().with_context(|| {
-        format!("`{text}` is neither a time from now such as `2d` nor a moment such as `2026-11-30T06:00Z`")
-    })
+    if intent.is_bare() { "do what the topology says".to_owned() } else { intent.title() }
 }
 
 /// A facility that the file itself takes out of service cannot be restored by a flag.

@@ -25,6 +25,14 @@ impl Voice {
         exit
     }
 
+    /// Tells several things that are wrong at once.
+    pub fn errors(self, exit: Exit, wrong: &[String]) -> Exit {
+        match self.json {
+            true => self.error(exit, &wrong.join("\n")),
+            false => wrong.iter().fold(exit, |exit, what| self.error(exit, what)),
+        }
+    }
+
     /// Tells why something is refused.
     pub fn refuse(self, why: &str) -> Exit {
         match self.json {

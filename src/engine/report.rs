@@ -23,6 +23,7 @@ pub(super) struct Log {
     residual: Vec<Residual>,
     holds: Vec<Hold>,
     acted: bool,
+    half_done: BTreeSet<StepId>,
 }
 
 impl Log {
@@ -68,6 +69,7 @@ impl Log {
             residual: Vec::new(),
             holds,
             acted: false,
+            half_done: BTreeSet::new(),
         }
     }
 
@@ -121,6 +123,16 @@ impl Log {
 
     pub(super) fn acted(&self) -> bool {
         self.acted
+    }
+
+    /// A step failed, and something of it may be there.
+    pub(super) fn half_done(&mut self, id: &StepId) {
+        self.half_done.insert(id.clone());
+    }
+
+    /// True if a step failed and something of it may be there.
+    pub(super) fn is_half_done(&self, id: &StepId) -> bool {
+        self.half_done.contains(id)
     }
 
     pub(super) fn waited(&mut self, id: &StepId, cause: WaitCause, time: Duration) {

@@ -42,7 +42,7 @@ impl Run {
             Work::Gate { gate } => self.gate(step, gate).await,
             Work::Wait { wait } => self.wait(step, wait).await,
             Work::Verify => self.verify_only(step).await,
-            Work::Release { facility } => Ok(format!("holds of {facility} end with the run")),
+            Work::Release { hold } => Ok(format!("it ends with the run: {}", hold.what())),
         };
         match result {
             Ok(verified) => {
@@ -78,8 +78,12 @@ impl Run {
         match self.act(step, target, action, &permit, deadline, self.engine.timeout).await {
             Ok(facts) => Ok(verified(step, &facts)),
             Err(NotDone { why, acted: Acted::No }) => Err(failed(format!("{why}; nothing was touched by this step"))),
-            Err(NotDone { why, acted: Acted::Yes }) => Err(failed(why)),
+            Err(NotDone { why, acted: Acted::Yes }) => {
+                self.log().half_done(&step.id);
+                Err(failed(why))
+            }
             Err(NotDone { why, acted: Acted::Unknown }) => {
+                self.log().half_done(&step.id);
                 Err(failed(format!("{why}; it is not known whether it acted")))
             }
         }

@@ -8,9 +8,13 @@ use super::run::Run;
 use crate::event::{Event, StepOutcome};
 use crate::journal::{Permit, Record};
 use crate::plan::{Assumption, Step, Undo, Work};
+use crate::provider::Outcome;
 
 /// How long an undo of one step may take: a deadline of its own, so that an expired caller cannot cause half an undo.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long is looked at the target before an undo that was refused is said again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Run {
     /// Takes one step back under a permit of its own.
@@ -33,14 +37,24 @@ impl Run {
         self.tell(Event::UndoStarted { step: step.id.clone(), title: step.title.clone() });
         let began = Instant::now();
         let deadline = began + DEADLINE;
-        let outcome = self.apply(target, action, permit, deadline).await;
         let demanded = Assumption { target: target.clone(), condition: after.clone() };
-        let result = match self.engine.verify(&demanded, deadline).await {
-            Ok(_) => Ok(()),
-            Err(why) => Err(match outcome {
-                Ok(outcome) => format!("{why} (the undo was answered by {outcome:?})"),
-                Err(cause) => format!("{why} ({cause})"),
-            }),
+        let result = loop {
+            let outcome = self.apply(target, action, permit, deadline).await;
+            // What certainly did nothing may be said again: a member that is starting up will listen in a moment.
+            let again = matches!(outcome, Ok(Outcome::NotApplied(_)));
+            let until = if again { deadline.min(Instant::now() + AGAIN) } else { deadline };
+            let why = match self.engine.verify(&demanded, until).await {
+                Ok(_) => break Ok(()),
+                Err(why) => why,
+            };
+            if !again || Instant::now() >= deadline {
+                break Err(match outcome {
+                    Ok(Outcome::Applied) => why,
+                    Ok(Outcome::NotApplied(cause)) => format!("{why}; taking it back was refused: {cause}"),
+                    Ok(Outcome::Unknown(cause)) => format!("{why}; whether it was taken back is not known: {cause}"),
+                    Err(cause) => format!("{why}; {cause}"),
+                });
+            }
         };
         let (id, title, took) = (step.id.clone(), step.title.clone(), began.elapsed());
         match &result {

@@ -228,6 +228,16 @@ pub enum Condition {
         /// Whom it follows.
         primary: Peer,
     },
+    /// Member: it is a replica that receives from this one and will follow it through its promotion: it replays, and has little left to.
+    KeepsUp {
+        /// Whom it follows, a primary or not.
+        upstream: Peer,
+    },
+    /// Member, primary or not: these replicas receive the live stream from it.
+    FollowedBy {
+        /// The replicas' member names.
+        replicas: BTreeSet<String>,
+    },
     /// Member: it is a primary that these replicas follow, with as many synchronous ones as its setting asks for.
     Redundant {
         /// The replicas' member names.

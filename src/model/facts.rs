@@ -388,7 +388,7 @@ pub struct MemberFacts {
     pub replay_paused: bool,
     /// On a replica: the member or `host:port` that it receives from, while it does.
     pub receives_from: Option<String>,
-    /// On a primary: who receives from it.
+    /// Who receives from it: from a primary, or from a replica that passes the log on.
     pub replicas: Vec<ReplicaFacts>,
     /// Replication slots.
     pub slots: Vec<SlotFacts>,
@@ -442,6 +442,9 @@ pub struct ReplicaFacts {
     pub lag_bytes: u64,
     /// Time from writing here to replay there.
     pub lag: Option<Duration>,
+    /// How long it has confirmed nothing although there is something to confirm, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Duration>,
 }
 
 /// A replication slot.

@@ -1,13 +1,15 @@
 //! The difference between what is and what should be: the only diff there is. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
 use super::weights::{Participant, effective};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
+    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, Service, ServiceName, TargetId, TargetKind,
+    ZoneName,
 };
 use crate::topology::Topology;
 
@@ -31,14 +33,14 @@ pub struct ShareChange {
     pub service: ServiceName,
     /// Its backend there.
     pub backend: ForeignName,
-    /// Its servers.
-    pub participants: BTreeMap<ForeignName, Participant>,
+    /// Its servers; alike at every proxy.
+    pub participants: Arc<BTreeMap<ForeignName, Participant>>,
     /// How they are set now.
     pub settings: BTreeMap<ForeignName, ServerSetting>,
     /// Shares now and wanted.
     pub shares: FromTo<BTreeMap<FacilityName, Percent>>,
-    /// The servers' admission that is wanted.
-    pub admissions: BTreeMap<ForeignName, Admission>,
+    /// The servers' admission that is wanted; alike at every proxy.
+    pub admissions: Arc<BTreeMap<ForeignName, Admission>>,
     /// The proxy's largest weight.
     pub max_weight: u32,
 }
@@ -54,6 +56,8 @@ pub struct PrimaryChange {
     pub lineage: Lineage,
     /// The candidate.
     pub to: Peer,
+    /// Why it and no other, where there was a choice.
+    pub why: Option<String>,
 }
 
 /// A job that does not run though it should, or the other way round.
@@ -110,6 +114,8 @@ pub struct Changes {
     pub follows: Vec<FollowChange>,
     /// Targets that did not answer and need not: of facilities that are out.
     pub silent: Vec<String>,
+    /// Differences that are left as they are for now, and why.
+    pub postponed: Vec<String>,
 }
 
 impl Changes {
@@ -202,6 +208,8 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     diff.jobs();
     diff.refusals.sort();
     diff.refusals.dedup();
+    diff.changes.postponed.sort();
+    diff.changes.postponed.dedup();
     (diff.changes, diff.refusals)
 }
 
@@ -241,6 +249,7 @@ impl Diff<'_> {
     }
 
     fn records(&mut self) {
+        let hostnames = super::ttl::hostnames(self.topology);
         for zone in self.topology.zones.values() {
             let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
             for server in zone.servers.values().filter(|server| server.updates) {
@@ -252,13 +261,17 @@ impl Diff<'_> {
                     self.refusals.push(Refusal::new(what, advice));
                     continue;
                 }
-                let sets: BTreeMap<_, _> = wanted
-                    .iter()
-                    .filter_map(|(key, to)| {
-                        let from = facts.sets.get(key)?;
-                        (from != to).then(|| (key.clone(), FromTo { from: from.clone(), to: to.clone() }))
-                    })
-                    .collect();
+                let mut sets = BTreeMap::new();
+                for (key, to) in wanted {
+                    let Some(from) = facts.sets.get(key) else { continue };
+                    let to = super::ttl::not_raised_now(self.desired, &hostnames, key, from, to);
+                    if let Some(why) = to.postponed {
+                        self.changes.postponed.push(why);
+                    }
+                    if *from != to.set {
+                        sets.insert(key.clone(), FromTo { from: from.clone(), to: to.set });
+                    }
+                }
                 if !sets.is_empty() {
                     let server = server.target.id.clone();
                     self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });
@@ -268,9 +281,11 @@ impl Diff<'_> {
     }
 
     fn shares(&mut self) {
+        let wanted: Vec<_> =
+            self.topology.services.values().map(|service| (service, self.admissions(service))).collect();
         for proxy in self.topology.proxies.values() {
             let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
-            for service in self.topology.services.values() {
+            for (service, (participants, admissions)) in &wanted {
                 let (name, backend) = (proxy.target.id.name(), backend_of(proxy, service));
                 let Some(Some(found)) = facts.backends.get(backend) else {
                     self.refuse(
@@ -279,7 +294,6 @@ impl Diff<'_> {
                     );
                     continue;
                 };
-                let participants = live::participants(service);
                 let missing: Vec<&ForeignName> =
                     participants.keys().filter(|server| !found.servers.contains_key(*server)).collect();
                 if !missing.is_empty() {
@@ -295,15 +309,8 @@ impl Diff<'_> {
                     .filter(|(server, _)| participants.contains_key(*server))
                     .map(|(server, facts)| (server.clone(), facts.setting))
                     .collect();
-                let admissions: BTreeMap<ForeignName, Admission> = participants
-                    .iter()
-                    .map(|(server, participant)| {
-                        let serves = self.desired.serving.contains(&participant.facility);
-                        (server.clone(), if serves { Admission::Ready } else { Admission::Maint })
-                    })
-                    .collect();
                 let Some(to) = self.desired.shares.get(&service.name) else { continue };
-                let from = effective(&participants, &settings);
+                let from = effective(participants, &settings);
                 let off = to.iter().any(|(facility, share)| {
                     from.get(facility).copied().unwrap_or_default().distance(*share) > SHARE_TOLERANCE
                 });
@@ -322,15 +329,30 @@ impl Diff<'_> {
                         proxy: proxy.target.id.clone(),
                         service: service.name.clone(),
                         backend: backend.clone(),
-                        participants,
+                        participants: Arc::clone(participants),
                         settings,
                         shares: FromTo { from, to: to.clone() },
-                        admissions,
+                        admissions: Arc::clone(admissions),
                         max_weight: facts.capabilities.max_weight,
                     });
                 }
             }
         }
+    }
+
+    /// A service's servers, and which of them are to get requests.
+    fn admissions(
+        &self,
+        service: &Service,
+    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+        let participants = live::participants(service);
+        let admission = |participant: &Participant| {
+            let serves = self.desired.serving.contains(&participant.facility);
+            if serves { Admission::Ready } else { Admission::Maint }
+        };
+        let admissions =
+            participants.iter().map(|(server, participant)| (server.clone(), admission(participant))).collect();
+        (Arc::new(participants), Arc::new(admissions))
     }
 
     fn databases(&mut self) {
@@ -374,11 +396,11 @@ impl Diff<'_> {
                 self.routes(database, &from);
                 self.follows(database, &from, facts);
             } else {
-                match super::candidate::choose(database, wish, &facts.lineage, self.live) {
-                    Ok(to) => {
-                        if let Some(to) = peer(&to) {
-                            let lineage = facts.lineage.clone();
-                            self.changes.primaries.push(PrimaryChange { database: name.clone(), from, lineage, to });
+                match super::candidate::choose(database, wish, &primary, &facts.lineage, self.live) {
+                    Ok(choice) => {
+                        if let Some(to) = peer(&choice.member) {
+                            let (database, lineage, why) = (name.clone(), facts.lineage.clone(), choice.why);
+                            self.changes.primaries.push(PrimaryChange { database, from, lineage, to, why });
                         }
                     }
                     Err(why) => {
@@ -460,7 +482,7 @@ impl Diff<'_> {
 pub fn movements(changes: &Changes) -> (BTreeSet<FacilityName>, BTreeSet<FacilityName>) {
     let (mut entering, mut leaving) = (BTreeSet::new(), BTreeSet::new());
     for change in &changes.shares {
-        for (server, participant) in &change.participants {
+        for (server, participant) in change.participants.iter() {
             let Some(now) = change.settings.get(server) else { continue };
             match (now.admission, change.admissions.get(server)) {
                 (Admission::Drain | Admission::Maint, Some(Admission::Ready)) => {

@@ -4,12 +4,14 @@ use jiff::Timestamp;
 
 use super::desired::{Refusal, desired};
 use super::diff::{Changes, diff};
-use super::document::{FORMAT, HoldKind, Intent, Plan, TopologyRef};
+use super::document::{FORMAT, Plan, TopologyRef};
+use super::followers::Followers;
+use super::intent::{HoldKind, Intent};
 use super::order::order;
 use super::preflight;
-use super::step::{Assumption, Step};
-use super::{gate, live};
-use crate::model::{Condition, FacilityName, Live, Span};
+use super::step::{Assumption, longest_chain};
+use super::{gate, live, ttl};
+use crate::model::{Condition, Live, Span};
 use crate::topology::Topology;
 
 /// What planning found.
@@ -25,7 +27,7 @@ pub enum Planned {
 
 /// Makes a plan. The same input gives the same steps in the same order.
 pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Live, now: Timestamp) -> Planned {
-    let desired = match desired(topology, intent, holds, live) {
+    let mut desired = match desired(topology, intent, holds, live) {
         Ok(desired) => desired,
         Err(refusals) => return Planned::Refused(refusals),
     };
@@ -34,6 +36,9 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     notes.extend(changes.silent.iter().cloned());
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
+        let (from, to) = (&change.from.member, &change.to.member);
+        notes.extend(Followers::of(database, from, to, live).notes(to));
+        notes.extend(preflight::rewind_note(from, to, live));
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
             if objection.may_pass {
                 notes.push(format!("{}: apply will hold until it has passed: {}", objection.what, objection.advice));
@@ -60,10 +65,12 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     if !refusals.is_empty() {
         return Planned::Refused(refusals);
     }
-    if changes.is_empty() && desired.holds.is_empty() && desired.releases.is_empty() {
+    if changes.is_empty() && desired.holds.is_empty() && desired.releases.is_empty() && desired.old_ttl.is_none() {
+        notes.extend(ttl::notes(topology, intent, &desired, &changes));
         return Planned::Nothing(notes);
     }
-    ttl_notes(topology, &changes, &mut notes);
+    desired.remember(ttl::remembered(topology, &changes));
+    notes.extend(ttl::notes(topology, intent, &desired, &changes));
     persistence_notes(topology, &changes, live, &mut notes);
     notes.sort();
     notes.dedup();
@@ -76,7 +83,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         created: now,
         expires: now.checked_add(topology.policy.plan_expiry.0).unwrap_or(Timestamp::MAX),
         notes,
-        expected: critical_path(&ordered.steps),
+        expected: longest_chain(&ordered.steps, |_| true),
         primaries: ordered.primaries,
         holds: desired.holds,
         releases: desired.releases,
@@ -96,25 +103,7 @@ pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<Strin
 
 /// `20261123-061503-drain-west`.
 fn identity(intent: &Intent, now: Timestamp) -> String {
-    let list = |word: &str, facilities: &std::collections::BTreeSet<FacilityName>| -> Vec<String> {
-        facilities.iter().map(|facility| format!("-{word}-{facility}")).collect()
-    };
-    let mut what = list("drain", &intent.drain);
-    what.extend(list("restore", &intent.restore));
-    if what.is_empty() {
-        what.push("-converge".to_owned());
-    }
-    format!("{}{}", now.strftime("%Y%m%d-%H%M%S"), what.concat())
-}
-
-/// The time of the longest chain of steps.
-fn critical_path(steps: &[Step]) -> Span {
-    let mut ends = std::collections::BTreeMap::new();
-    for step in steps {
-        let begin = step.needs.iter().filter_map(|need| ends.get(need)).copied().max().unwrap_or_default();
-        ends.insert(&step.id, begin + step.expected.0);
-    }
-    Span(ends.into_values().max().unwrap_or_default())
+    format!("{}-{}", now.strftime("%Y%m%d-%H%M%S"), intent.slug())
 }
 
 /// Poolers that make clients wait long after one failed login at a server.
@@ -134,22 +123,6 @@ fn pooler_notes(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Stri
         })
     });
     slow.collect()
-}
-
-fn ttl_notes(topology: &Topology, changes: &Changes, notes: &mut Vec<String>) {
-    let limit = topology.policy.dns_recovery_target;
-    for change in &changes.records {
-        for (key, set) in &change.sets {
-            let Some(from) = &set.from else { continue };
-            let ttl = Span::secs(u64::from(from.ttl));
-            if ttl > limit {
-                notes.push(format!(
-                    "{key} has a live TTL of {ttl}, above policy.dns_recovery_target ({limit}): lower `ttl` in the topology, apply that, \
-                     wait {ttl}, then make this plan again"
-                ));
-            }
-        }
-    }
 }
 
 fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes: &mut Vec<String>) {

@@ -26,8 +26,9 @@ pub fn weights(
     servers: &BTreeMap<ForeignName, Participant>,
     max_weight: u32,
 ) -> BTreeMap<ForeignName, u32> {
+    let totals = totals(servers);
     let parts: BTreeMap<&ForeignName, f64> =
-        servers.iter().map(|(name, server)| (name, part(shares, servers, server))).collect();
+        servers.iter().map(|(name, server)| (name, part(shares, &totals, server))).collect();
     let readable = scaled(&parts, READABLE.min(max_weight));
     let off = |weights: &BTreeMap<ForeignName, u32>| {
         let real = facility_shares(servers, weights);
@@ -36,18 +37,36 @@ pub fn weights(
     if off(&readable).unwrap_or_default().basis_points() <= TOLERANCE { readable } else { scaled(&parts, max_weight) }
 }
 
+/// A facility's servers together.
+struct Total {
+    servers: u32,
+    /// Of all of them, where each is known.
+    capacity: Option<u64>,
+}
+
+fn totals(servers: &BTreeMap<ForeignName, Participant>) -> BTreeMap<&FacilityName, Total> {
+    let mut totals: BTreeMap<&FacilityName, Total> = BTreeMap::new();
+    for server in servers.values() {
+        let total = totals.entry(&server.facility).or_insert(Total { servers: 0, capacity: Some(0) });
+        total.servers += 1;
+        total.capacity = total.capacity.zip(server.capacity).map(|(sum, rate)| sum + rate.0);
+    }
+    totals
+}
+
 /// The part of all requests that a server should get, in any unit.
 fn part(
     shares: &BTreeMap<FacilityName, Percent>,
-    servers: &BTreeMap<ForeignName, Participant>,
+    totals: &BTreeMap<&FacilityName, Total>,
     server: &Participant,
 ) -> f64 {
-    let peers = || servers.values().filter(|peer| peer.facility == server.facility);
-    let known: Option<u64> = peers().map(|peer| peer.capacity.map(|rate| rate.0)).sum();
     let share = shares.get(&server.facility).copied().unwrap_or_default().fraction();
-    match (server.capacity, known) {
-        (Some(capacity), Some(total)) if total > 0 => share * capacity.0 as f64 / total as f64,
-        _ => share / peers().count() as f64,
+    match (totals.get(&server.facility), server.capacity) {
+        (Some(Total { capacity: Some(total), .. }), Some(capacity)) if *total > 0 => {
+            share * capacity.0 as f64 / *total as f64
+        }
+        (Some(total), _) => share / f64::from(total.servers),
+        (None, _) => 0.0,
     }
 }
 

@@ -1,60 +1,70 @@
 //! A simulated world: facts that change as real targets would.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+#[path = "../common/healthy.rs"]
+mod healthy;
 
-use handover::diagnostic::SettingsCheck;
+use std::collections::{BTreeMap, BTreeSet};
+
 use handover::model::*;
 use handover::plan::{self, Assumption};
-use handover::topology::{Topology, parse};
+use handover::topology::Topology;
+
+use healthy::{read, replica, slot};
 
 /// A topology and what would be observed of it.
 pub struct World {
     pub topology: Topology,
     pub live: Live,
-}
-
-fn read(text: &str) -> Topology {
-    let none: SettingsCheck = |_, _| Vec::new();
-    let checks = ["rfc2136", "haproxy", "http", "postgresql", "pgbouncer", "command"]
-        .map(|name| (name, none))
-        .into_iter()
-        .collect();
-    parse(text.as_bytes(), &checks).map(|parsed| parsed.topology).unwrap_or_else(|findings| panic!("{findings:?}"))
-}
-
-fn known(facts: Facts) -> Observed<Facts> {
-    Observed::Known { value: facts, took: Duration::from_millis(20) }
+    /// Whom members were told to follow once they can.
+    pub told: BTreeMap<TargetId, String>,
+    /// Replicas that a fence has cut off.
+    cut: BTreeMap<TargetId, Vec<ReplicaFacts>>,
 }
 
 impl World {
     /// Everything as the topology says.
     pub fn healthy(text: &str) -> Self {
         let topology = read(text);
-        let nothing = Live::new();
-        let wanted = plan::desired::desired(&topology, &plan::Intent::default(), &[], &nothing).unwrap();
-        let live = plan::scopes(&topology)
-            .into_iter()
-            .map(|(id, (target, scope))| {
-                let facts = match scope {
-                    Scope::Records(keys) => Facts::NameServer(name_server(&id, &keys, &wanted)),
-                    Scope::Backends(_) => Facts::Proxy(proxy(&topology, &wanted)),
-                    Scope::Health(_) => {
-                        Facts::Server(ServerFacts { healthy: true, status: 200, latency: Duration::from_millis(1) })
-                    }
-                    Scope::Member => Facts::Member(Box::new(member(&topology, &target, &wanted))),
-                    Scope::PoolerDatabases(names) => Facts::Pooler(pooler(&topology, &names, &wanted)),
-                    Scope::Job => Facts::Job(JobFacts { running: true }),
-                };
-                (id, known(facts))
-            })
-            .collect();
-        Self { topology, live }
+        let live = healthy::live(&topology);
+        Self { topology, live, told: BTreeMap::new(), cut: BTreeMap::new() }
+    }
+
+    /// Replicas receive from others than the primary, and commits wait for other names.
+    pub fn arrange(&mut self, database: &str, upstreams: &BTreeMap<String, String>, names: &str) {
+        let id = |name: &str| TargetId::member(&DatabaseName::new(database), name);
+        for (name, upstream) in upstreams {
+            for other in self.members_of(&id(name)) {
+                self.member(&other).replicas.retain(|replica| replica.name != *name);
+                self.member(&other).slots.retain(|slot| slot.name != *name);
+            }
+            let address = self.address_of(&id(upstream));
+            self.member(&id(name)).receives_from = Some(address);
+            let facts = self.member(&id(upstream));
+            facts.replicas.push(replica(name, false));
+            facts.slots.push(slot(name));
+        }
+        for other in self.members_of(&id(upstreams.keys().next().map_or("", String::as_str))) {
+            let facts = self.member(&other);
+            if facts.role == Role::Primary {
+                facts.synchronous_names = names.to_owned();
+            }
+        }
+    }
+
+    /// What a member said, to be changed.
+    pub fn change_member(&mut self, database: &str, name: &str, change: impl FnOnce(&mut MemberFacts)) {
+        change(self.member(&TargetId::member(&DatabaseName::new(database), name)));
+    }
+
+    /// What a member said.
+    pub fn seen(&self, database: &str, name: &str) -> &MemberFacts {
+        let id = TargetId::member(&DatabaseName::new(database), name);
+        self.live[&id].known().and_then(Facts::member).unwrap()
     }
 
     /// The same world under another topology file.
     pub fn with_topology(self, text: &str) -> Self {
-        Self { topology: read(text), live: self.live }
+        Self { topology: read(text), ..self }
     }
 
     fn facts(&mut self, id: &TargetId) -> &mut Facts {
@@ -130,24 +140,35 @@ impl World {
                 let facts = self.member(id);
                 assert_eq!(facts.role, Role::Primary);
                 facts.role = Role::Fenced;
+                let cut = std::mem::take(&mut facts.replicas);
+                self.receive(id, &cut, None);
+                self.cut.insert(id.clone(), cut);
             }
-            Action::Unfence { .. } => self.member(id).role = Role::Primary,
+            Action::Unfence { .. } => {
+                let (cut, address) = (self.cut.remove(id).unwrap(), self.address_of(id));
+                self.receive(id, &cut, Some(&address));
+                let facts = self.member(id);
+                (facts.role, facts.replicas) = (Role::Primary, cut);
+            }
             Action::Promote { lineage } => {
                 let facts = self.member(id);
                 assert_eq!((facts.role, &facts.lineage), (Role::Replica, lineage));
                 facts.role = Role::Primary;
                 facts.receives_from = None;
                 facts.lineage.timeline += 1;
-                facts.replicas.clear();
+                self.timeline_goes_on(id);
             }
             Action::Rejoin { primary } => {
-                let lineage = self.member(&primary.member).lineage.clone();
+                assert!(self.has_slot(&primary.member, id.name()), "no slot for {id} at {}", primary.member);
+                for other in self.members_of(id) {
+                    self.member(&other).replicas.retain(|replica| replica.name != id.name());
+                }
                 let facts = self.member(id);
-                (facts.role, facts.lineage) = (Role::Replica, lineage);
+                facts.role = Role::Replica;
                 facts.receives_from = Some(primary.address.clone());
-                facts.replicas.clear();
                 let replica = replica(id.name(), false);
                 self.member(&primary.member).replicas.push(replica);
+                self.timeline_goes_on(&primary.member);
             }
             Action::Stop | Action::Start => {
                 let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no job") };
@@ -158,11 +179,77 @@ impl World {
                 let state = if undone.is_some() { "undone" } else { "done" };
                 let facts = self.member(id);
                 facts.settings.insert(format!("native:{}", undone.unwrap_or(verb)), state.to_owned());
-                if verb == "finish_promotion" {
-                    facts.synchronous_names = args["synchronous"].concat();
-                    let synchronous = !facts.synchronous_names.is_empty();
-                    facts.replicas.iter_mut().for_each(|replica| replica.synchronous = synchronous);
+                match verb.as_str() {
+                    "finish_promotion" | "prepare_promotion" | "set_synchronous" => {
+                        facts.synchronous_names = args["synchronous"].concat();
+                    }
+                    "unprepare_promotion" | "unset_synchronous" => {
+                        facts.synchronous_names = args["synchronous_before"].concat();
+                    }
+                    _ => {}
                 }
+                let synchronous = !facts.synchronous_names.is_empty();
+                facts.replicas.iter_mut().for_each(|replica| replica.synchronous = synchronous);
+                let named = |key: &str| args.get(key).cloned().unwrap_or_default();
+                match verb.as_str() {
+                    "prepare_promotion" | "make_slots" => {
+                        for name in named("followers") {
+                            if !facts.slots.iter().any(|slot| slot.name == name) {
+                                facts.slots.push(slot(&name));
+                            }
+                        }
+                    }
+                    "unprepare_promotion" | "unmake_slots" | "finish_demotion" => {
+                        let of = if verb == "finish_demotion" { "stale" } else { "followers" };
+                        let gone: Vec<String> =
+                            named(of).into_iter().filter(|name| !named("kept").contains(name)).collect();
+                        facts.slots.retain(|slot| !gone.contains(&slot.name));
+                    }
+                    "follow_later" => {
+                        let (to, address) = (named("primary")[0].clone(), named("primary")[1].clone());
+                        let to = TargetId::member(&DatabaseName::new(id.scope().unwrap()), &to);
+                        assert!(self.has_slot(&to, id.name()), "no slot for {id} at {to}");
+                        for other in self.members_of(id) {
+                            self.member(&other).replicas.retain(|replica| replica.name != id.name());
+                        }
+                        self.member(id).receives_from = None;
+                        self.told.insert(id.clone(), address);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn members_of(&self, id: &TargetId) -> Vec<TargetId> {
+        let database = &self.topology.databases[id.scope().unwrap()];
+        database.members.values().map(|member| member.target.id.clone()).collect()
+    }
+
+    /// Replicas of a member begin or cease to receive.
+    fn receive(&mut self, id: &TargetId, replicas: &[ReplicaFacts], from: Option<&String>) {
+        let database = DatabaseName::new(id.scope().unwrap());
+        for replica in replicas {
+            self.member(&TargetId::member(&database, &replica.name)).receives_from = from.cloned();
+        }
+    }
+
+    fn address_of(&self, id: &TargetId) -> String {
+        self.topology.databases[id.scope().unwrap()].members[id.name()].target.address.clone()
+    }
+
+    fn has_slot(&mut self, at: &TargetId, name: &str) -> bool {
+        self.member(at).slots.iter().any(|slot| slot.name == name)
+    }
+
+    /// Replicas take the timeline over from whom they receive.
+    fn timeline_goes_on(&mut self, id: &TargetId) {
+        let (lineage, address) = (self.member(id).lineage.clone(), self.address_of(id));
+        for other in self.members_of(id) {
+            let facts = self.member(&other);
+            if facts.receives_from.as_ref() == Some(&address) && !facts.replay_paused {
+                facts.lineage = lineage.clone();
+                self.timeline_goes_on(&other);
             }
         }
     }
@@ -246,6 +333,9 @@ impl World {
             if primaries.len() > 1 {
                 return Err(format!("{} has {} primaries", database.name, primaries.len()));
             }
+            if let [primary] = primaries.as_slice() {
+                self.commits_go_on(database, primary)?;
+            }
             let Route::PoolerDatabase(entry) = &database.route else { continue };
             for pooler in database.poolers.iter().map(|name| &self.topology.poolers[name]) {
                 let facts = self.live[&pooler.target.id].known().and_then(Facts::pooler).unwrap();
@@ -254,6 +344,25 @@ impl World {
                     return Err(format!("{} leads clients of {entry} to {}", pooler.target.id, pool.route));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A commit that waits for more replicas than there are never ends.
+    fn commits_go_on(&self, database: &Database, primary: &Member) -> Result<(), String> {
+        let facts = self.live[&primary.target.id].known().and_then(Facts::member).unwrap();
+        let lineage = facts.lineage.clone();
+        let there = |replica: &&ReplicaFacts| {
+            let member = &database.members[&replica.name];
+            let facts = self.live[&member.target.id].known().and_then(Facts::member).unwrap();
+            // One that does not replay confirms all the same, until there is another timeline.
+            facts.receives_from.as_ref() == Some(&primary.target.address) && facts.lineage == lineage
+        };
+        let there = facts.replicas.iter().filter(there).map(|replica| replica.name.clone()).collect();
+        let names = &facts.synchronous_names;
+        let (demand, there) = (plan::synchronous::demand(names), plan::synchronous::counting(names, &there));
+        if there < demand {
+            return Err(format!("commits at {} hang: {there} of {demand} for {names}", primary.target.id));
         }
         Ok(())
     }
@@ -272,120 +381,16 @@ impl World {
                     let servers = facts.backends.values().flatten().flat_map(|backend| &backend.servers);
                     format!("{id} {:?}\n", servers.map(|(name, server)| (name, server.setting)).collect::<Vec<_>>())
                 }
-                Facts::Member(facts) => format!("{id} {} {}\n", facts.role, facts.lineage),
+                Facts::Member(facts) => {
+                    let slots: BTreeSet<&str> = facts.slots.iter().map(|slot| slot.name.as_str()).collect();
+                    let (from, names) = (&facts.receives_from, &facts.synchronous_names);
+                    format!("{id} {} {} from {from:?}, {slots:?}, {names}\n", facts.role, facts.lineage)
+                }
                 Facts::Pooler(facts) => format!("{id} {:?}\n", facts.databases),
                 Facts::Job(facts) => format!("{id} {facts:?}\n"),
                 Facts::Server(_) => String::new(),
             };
         }
         text
-    }
-}
-
-fn name_server(id: &TargetId, keys: &BTreeSet<RecordKey>, wanted: &plan::Desired) -> NameServerFacts {
-    let records = &wanted.records[&ZoneName::new(id.scope().unwrap())];
-    NameServerFacts {
-        serial: 1,
-        primary_name: id.name().to_owned(),
-        sets: keys.iter().map(|key| (key.clone(), records[key].clone())).collect(),
-        conditional: Conditional::RecordSet,
-        rejects_key: None,
-    }
-}
-
-fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
-    let capabilities = ProxyCapabilities { max_weight: 256, zero_drains: true, cuts_sessions: true, persistent: false };
-    let backends = topology
-        .services
-        .values()
-        .map(|service| {
-            let participants = plan::live::participants(service);
-            let weights = plan::weights::weights(&wanted.shares[&service.name], &participants, 256);
-            let server = |name: &ForeignName, weight: u32| ProxyServerFacts {
-                address: service.servers[name.as_str()].target.address.clone(),
-                setting: ServerSetting { weight, admission: Admission::Ready },
-                operational: Operational::Up,
-                sessions: 0,
-                queue: 0,
-                requests: 0,
-                rate: 0,
-                responses: BTreeMap::new(),
-                errors: 0,
-            };
-            let servers = weights.iter().map(|(name, weight)| (name.clone(), server(name, *weight))).collect();
-            (service.backend.clone(), Some(BackendFacts { servers, ..BackendFacts::default() }))
-        })
-        .collect();
-    ProxyFacts { version: "simulated".to_owned(), age: Duration::from_secs(9), writable: true, backends, capabilities }
-}
-
-/// The member that should be primary: the first of those that may be.
-fn primary<'a>(database: &'a Database, wanted: &plan::Desired) -> &'a Member {
-    &database.members[wanted.primaries[&database.name][0].name()]
-}
-
-fn replica(name: &str, synchronous: bool) -> ReplicaFacts {
-    ReplicaFacts {
-        name: name.to_owned(),
-        address: None,
-        streaming: true,
-        synchronous,
-        lag_bytes: 0,
-        lag: Some(Duration::from_millis(10)),
-    }
-}
-
-fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> MemberFacts {
-    let database = &topology.databases[target.id.scope().unwrap()];
-    let home = primary(database, wanted);
-    let is_primary = home.target.id == target.id;
-    let synchronous = database.mode == ReplicationMode::Synchronous;
-    let others: Vec<&str> =
-        database.members.keys().map(String::as_str).filter(|name| *name != home.target.id.name()).collect();
-    MemberFacts {
-        version: "simulated".to_owned(),
-        role: if is_primary { Role::Primary } else { Role::Replica },
-        lineage: Lineage { system: database.name.to_string(), timeline: 1 },
-        position: Position::Lsn(100),
-        replayed: Position::Lsn(100),
-        replay_paused: false,
-        receives_from: (!is_primary).then(|| home.target.address.clone()),
-        replicas: if is_primary { others.iter().map(|name| replica(name, synchronous)).collect() } else { Vec::new() },
-        slots: Vec::new(),
-        synchronous_names: if is_primary && synchronous {
-            format!("FIRST 1 (\"{}\")", others.join("\", \""))
-        } else {
-            String::new()
-        },
-        clients: Vec::new(),
-        long_transactions: Vec::new(),
-        settings: BTreeMap::new(),
-        archive_backlog: 0,
-        capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind: true, no_control: None },
-    }
-}
-
-fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Desired) -> PoolerFacts {
-    let pool = |name: &ForeignName| {
-        let of_name = |database: &&Database| database.route == Route::PoolerDatabase(name.clone());
-        let database = topology.databases.values().find(of_name).unwrap();
-        let route = primary(database, wanted).target.address.clone();
-        let written_route = Some(route.clone());
-        PoolFacts {
-            route,
-            written_route,
-            mode: PoolMode::Transaction,
-            paused: false,
-            pausing: false,
-            active: 0,
-            waiting: 0,
-        }
-    };
-    PoolerFacts {
-        version: "simulated".to_owned(),
-        writable: true,
-        query_wait_timeout: Duration::from_secs(120),
-        login_retry: Duration::from_secs(1),
-        databases: names.iter().map(|name| (name.clone(), Some(pool(name)))).collect(),
     }
 }

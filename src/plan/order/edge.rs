@@ -12,7 +12,7 @@ use crate::plan::diff::{ShareChange, shares_text};
 use crate::plan::step::{Gate, Step, Wait, Work};
 use crate::plan::weights::{between, weights};
 
-impl Order<'_> {
+impl<'a> Order<'a> {
     /// Servers of entering facilities out of maintenance, with weight 0 until the edge shifts; then proof that they work.
     pub(super) fn admit(&mut self, needs: &After) -> After {
         if self.entering.is_empty() {
@@ -39,14 +39,14 @@ impl Order<'_> {
                 }
             }
             let up = keys(&backends);
-            let Some(set) = self.set_share(&proxy, backends, format!("share.admit.{}", proxy.name()), stage) else {
+            let Some(set) = self.set_share(proxy, backends, format!("share.admit.{}", proxy.name()), stage) else {
                 continue;
             };
             let title = format!("{}: servers of {names} ready, weight 0", proxy.name());
             let set = Step { title, ..set }
                 .why("They are health-checked again before they get requests.")
                 .needs(needs)
-                .after(&proxy, Condition::ServersUp { backends: up })
+                .after(proxy, Condition::ServersUp { backends: up })
                 .takes(Span::secs(2), Span::secs(30));
             done.insert(self.builder.push(set));
         }
@@ -84,10 +84,10 @@ impl Order<'_> {
         After::from([id])
     }
 
-    fn by_proxy(&self) -> BTreeMap<TargetId, Vec<ShareChange>> {
-        let mut by_proxy: BTreeMap<TargetId, Vec<ShareChange>> = BTreeMap::new();
+    fn by_proxy(&self) -> BTreeMap<&'a TargetId, Vec<&'a ShareChange>> {
+        let mut by_proxy: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for change in &self.changes.shares {
-            by_proxy.entry(change.proxy.clone()).or_default().push(change.clone());
+            by_proxy.entry(&change.proxy).or_default().push(change);
         }
         by_proxy
     }

@@ -201,6 +201,10 @@ fn rest(data: &StatusData) -> Vec<Family> {
         let (kind, of) = match &held.hold.kind {
             HoldKind::Drained { facility } => ("drained", facility.as_str()),
             HoldKind::Primary { database, .. } => ("primary", database.as_str()),
+            HoldKind::Placed { database, .. } => ("placed", database.as_str()),
+            HoldKind::Share { service, .. } => ("share", service.as_str()),
+            HoldKind::Ttl { service, .. } => ("ttl", service.as_str()),
+            HoldKind::OldTtl { service, .. } => ("old_ttl", service.as_str()),
         };
         since.add(&[("hold", kind), ("of", of)], held.hold.since.as_second());
         overdue.add(&[("hold", kind), ("of", of)], u8::from(held.overdue));

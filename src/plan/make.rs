@@ -190,7 +190,7 @@ fn share_notes(topology: &Topology, desired: &Desired, changes: &Changes) -> Vec
     notes.extend(texts.into_iter().map(|(text, services)| format!("{}: {text}", crate::model::text::list(services))));
     for change in &changes.shares {
         let given = weights(&change.shares.to, &change.participants, change.max_weight);
-        let share = |server: &ForeignName| Some(change.shares.to.get(&change.participants.get(server)?.facility)?);
+        let share = |server: &ForeignName| change.shares.to.get(&change.participants.get(server)?.facility);
         let idle: Vec<&ForeignName> = given
             .iter()
             .filter(|(server, weight)| **weight == 0 && share(server).is_some_and(|share| *share > Percent::ZERO))

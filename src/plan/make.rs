@@ -34,6 +34,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     notes.extend(changes.silent.iter().cloned());
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
+        notes.extend(preflight::direct_notes(topology, database, &change.from.member, live));
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
             if objection.may_pass {
                 notes.push(format!("{}: apply will hold until it has passed: {}", objection.what, objection.advice));

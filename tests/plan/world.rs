@@ -3,7 +3,7 @@
 #[path = "../common/healthy.rs"]
 mod healthy;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use handover::model::*;
 use handover::plan::{self, Assumption};
@@ -30,7 +30,7 @@ impl World {
         Self { topology: read(text), live: self.live }
     }
 
-    fn facts(&mut self, id: &TargetId) -> &mut Facts {
+    pub fn facts(&mut self, id: &TargetId) -> &mut Facts {
         match self.live.get_mut(id) {
             Some(Observed::Known { value, .. }) => value,
             _ => panic!("no facts about {id}"),

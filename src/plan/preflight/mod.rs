@@ -1,9 +1,12 @@
 //! Can this database be switched over, now? Pure: asked when planning and again by the gate before anything is touched.
 
+mod clients;
 mod members;
 mod poolers;
 
 use std::time::Duration;
+
+pub use clients::direct_notes;
 
 use super::live;
 use crate::model::{Database, Live, Observed, Span, TargetId};
@@ -43,7 +46,9 @@ pub fn objections(
     found.members(database, from, to, primary, candidate);
     found.lag(database, &topology.policy, to, primary);
     found.transactions(&topology.policy, from, to, primary, candidate);
+    found.managers(database, from, to, primary, candidate);
     found.poolers(topology, database, from, live);
+    found.clients(topology, database, from, primary, live);
     let expected = expected_stall(database, live);
     if expected.0 > topology.policy.max_write_stall.0 / 2 {
         found.fixed(

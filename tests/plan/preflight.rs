@@ -1,6 +1,6 @@
 //! What stands against a switchover, said of the facts that speak against it.
 
-use handover::model::{ClientFacts, Facts, MemberFacts, PoolMode, PoolerFacts, Role, TargetId};
+use handover::model::{ClientFacts, Facts, MemberFacts, Observed, PoolMode, PoolerFacts, Role, TargetId, Unreachable};
 use handover::plan::preflight::{direct_notes, objections};
 
 use crate::EXAMPLE;
@@ -130,4 +130,20 @@ fn clients_come_through_the_poolers_or_are_declared() {
         narrow.replacen("address: \"10.10.0.110:6432\"", "egress: [10.10.0.1]\n    address: \"10.10.0.110:6432\"", 1);
     let text = told(&world.with_topology(&translated));
     assert!(text.contains("nagios") && text.lines().count() == 2, "{text}");
+}
+
+#[test]
+fn what_is_wrong_with_a_member_or_a_silent_pooler_is_said() {
+    let set =
+        |facts: &mut MemberFacts, name: &str, value: &str| _ = facts.settings.insert(name.to_owned(), value.to_owned());
+    let mut world = World::healthy(EXAMPLE);
+    member(&mut world, &west(), |facts| set(facts, "rights", "missing: EXECUTE on pg_promote(boolean, integer)"));
+    member(&mut world, &east(), |facts| {
+        facts.replay_paused = true;
+        set(facts, "default_transaction_read_only", "on");
+    });
+    let silent =
+        Observed::Unreachable(Unreachable::new("connection refused", "console of west-pool1 (10.10.0.110:6432)"));
+    world.live.insert(TargetId::pooler("west-pool1"), silent);
+    insta::assert_snapshot!(told(&world));
 }

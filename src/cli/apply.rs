@@ -127,7 +127,7 @@ fn unusable(plan: &Plan, topology: &Topology, now: Timestamp) -> Option<String> 
     if now >= plan.expires {
         return Some(format!("the plan expired at {}: make a new one", plan.expires));
     }
-    window::outside(&topology.policy.windows, now, plan.expected)
+    window::outside(&topology.policy.windows, now, plan.acts_for())
 }
 
 fn confirmed() -> Result<bool> {

@@ -103,10 +103,24 @@ pub struct Plan {
     /// With --restore: bring the primaries back as well
     #[arg(long, requires = "restore")]
     pub failback: bool,
-    /// Why; kept with the hold that a drain leaves
+    /// Move a primary to a facility or member, where it stays; `DB=file` ends that (may be given several times)
+    #[arg(long, value_name = "DB=PLACE")]
+    pub primary: Vec<String>,
+    /// Give a service other shares, such as `orderform=west:20%,east:80%`, which stay; `SERVICE=file` ends that (may be given several
+    /// times)
+    #[arg(long, value_name = "SERVICE=SHARES")]
+    pub share: Vec<String>,
+    /// Lower the TTLs of services (all, without a name) to `policy.dns_recovery_target` and wait until resolvers have forgotten the
+    /// old ones, so that a later drain is short. They stay low until a restore or --raise-ttl
+    #[arg(long, value_name = "SERVICE", num_args = 0..)]
+    pub lower_ttl: Option<Vec<String>>,
+    /// Give services (all, without a name) the TTLs of the topology again
+    #[arg(long, value_name = "SERVICE", num_args = 0..)]
+    pub raise_ttl: Option<Vec<String>>,
+    /// Why; kept with the holds that these flags leave
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// When somebody should look at the hold again: a date and time with offset, or a time from now such as `2d`
+    /// When somebody should look at the holds again: a date and time with offset, or a time from now such as `2d`
     #[arg(long, value_name = "WHEN")]
     pub review_by: Option<String>,
     /// Where to save the plan [default: plans/ID.yaml]

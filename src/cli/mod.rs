@@ -4,6 +4,7 @@ mod apply;
 pub mod args;
 mod context;
 mod exit;
+mod intent;
 mod lint;
 mod manual;
 mod plan;

@@ -1,20 +1,18 @@
 //! `handover plan`: observes, compares, orders, saves.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use jiff::Timestamp;
+use anyhow::{Context as _, Result};
 
 use super::args;
 use super::context::{Context, print, stdout_style};
 use super::exit::Exit;
 use crate::diagnostic::Diagnostic;
-use crate::model::{FacilityName, FacilityState, Span};
-use crate::plan::{self, Intent, Plan, Planned, Refusal};
+use crate::model::{FacilityName, FacilityState};
+use crate::plan::{self, HoldKind, Intent, Plan, Planned, Refusal};
 use crate::report;
-use crate::topology::{self, Topology};
+use crate::topology;
 
 /// Makes a plan, prints it and saves it.
 ///
@@ -32,10 +30,10 @@ pub async fn run(args: args::Plan) -> Result<Exit> {
 
 async fn make(args: &args::Plan, context: &Context) -> Result<Exit> {
     let now = context.engine.now();
-    let intent = match intent(args, &context.topology, now) {
+    let intent = match super::intent::intent(args, &context.topology, now) {
         Ok(intent) => intent,
-        Err(error) => {
-            anstream::eprintln!("error: {error:#}");
+        Err(wrong) => {
+            wrong.iter().for_each(|why| anstream::eprintln!("error: {why}"));
             return Ok(Exit::Usage);
         }
     };
@@ -43,7 +41,16 @@ async fn make(args: &args::Plan, context: &Context) -> Result<Exit> {
         context.source.print(&findings, args.common.output);
         return Ok(Exit::Refused);
     }
-    let holds = context.holds().await?;
+    let holds = context.store.holds().await?;
+    for hold in holds.iter().filter(|hold| hold.is_overdue(now)) {
+        anstream::eprintln!("warning: overdue: {}; `{}` ends this hold", hold.kind.what(), hold.kind.ended_by());
+    }
+    let holds: Vec<HoldKind> = holds.into_iter().map(|hold| hold.kind).collect();
+    // What contradicts itself is refused without asking anybody.
+    if let Err(refusals) = plan::possible(&context.topology, &intent, &holds) {
+        print(&refused(&intent, &refusals));
+        return Ok(Exit::Refused);
+    }
     let live = context.engine.observe().await;
     match plan::make(&context.topology, &intent, &holds, &live, now) {
         Planned::Nothing(notes) => {
@@ -80,47 +87,7 @@ fn refused(intent: &Intent, refusals: &[Refusal]) -> String {
 }
 
 fn title(intent: &Intent) -> String {
-    if intent.drain.is_empty() && intent.restore.is_empty() {
-        "do what the topology says".to_owned()
-    } else {
-        intent.title()
-    }
-}
-
-/// The intent of the flags.
-fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> Result<Intent> {
-    let facilities = |names: &[String]| -> Result<BTreeSet<FacilityName>> {
-        names.iter().map(|name| facility(name, topology)).collect()
-    };
-    Ok(Intent {
-        drain: facilities(&args.drain)?,
-        restore: facilities(&args.restore)?,
-        failback: args.failback,
-        reason: args.reason.clone(),
-        review_by: args.review_by.as_deref().map(|text| moment(text, now)).transpose()?,
-    })
-}
-
-fn facility(name: &str, topology: &Topology) -> Result<FacilityName> {
-    let known = topology.facilities.keys();
-    if let Some(found) = known.clone().find(|facility| facility.as_str() == name) {
-        return Ok(found.clone());
-    }
-    let nearest = known
-        .clone()
-        .max_by(|a, b| strsim::jaro_winkler(a.as_str(), name).total_cmp(&strsim::jaro_winkler(b.as_str(), name)));
-    let nearest = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-    bail!("the topology has no facility `{name}`{nearest} (it has {})", crate::model::text::list(known))
-}
-
-/// A moment as given, or a time from now.
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
-    if let Ok(span) = text.parse::<Span>() {
-        return now.checked_add(span.0).context("that is too far away");
-    }
-    text.parse().with_context(|| {
-        format!("`{text}` is neither a time from now such as `2d` nor a moment such as `2026-11-30T06:00Z`")
-    })
+    if intent.is_bare() { "do what the topology says".to_owned() } else { intent.title() }
 }
 
 /// A facility that the file itself takes out of service cannot be restored by a flag.

@@ -15,8 +15,9 @@ use crate::plan::{Step, Wait, live};
 /// How often sessions are counted.
 const COUNT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often a wait says how far it is.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a wait says how far it is: a part of its length, within these.
+const PROGRESS_PART: u32 = 500;
+const PROGRESS_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 type Servers = BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>;
 
@@ -31,16 +32,20 @@ impl Run {
 
     async fn old_ttl(&self, step: &Step, time: Span) -> Result<String, Trouble> {
         let began = Instant::now();
+        let (shortest, longest) = PROGRESS_INTERVALS;
+        let interval = (time.0 / PROGRESS_PART).clamp(shortest, longest);
+        let until = self.engine.now().checked_add(time.0).unwrap_or(jiff::Timestamp::MAX);
+        let until = until.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y-%m-%d %H:%M UTC");
         loop {
             let elapsed = began.elapsed();
             if elapsed >= time.0 {
                 self.log().waited(&step.id, WaitCause::Ttl, elapsed);
-                return Ok(format!("{time} have passed since the last server served the new addresses"));
+                return Ok(format!("{time} have passed since the last server served the new answers"));
             }
-            let text = format!("{}s of {time}", elapsed.as_secs());
+            let text = format!("{} of {time}, until {until}", Span::secs(elapsed.as_secs()));
             let fraction = Some(elapsed.as_secs_f64() / time.0.as_secs_f64());
             self.tell(Event::StepProgress { step: step.id.clone(), text, fraction });
-            self.pause(PROGRESS_INTERVAL.min(time.0 - elapsed)).await?;
+            self.pause(interval.min(time.0 - elapsed)).await?;
         }
     }
 

@@ -37,6 +37,13 @@ pub struct Hold {
     pub run: RunId,
 }
 
+impl Hold {
+    /// True if somebody should have looked at it by now.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.review_by.is_some_and(|at| at < now)
+    }
+}
+
 /// One record with its place and time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {

@@ -265,7 +265,8 @@ pub enum Failback {
 }
 
 /// Where a database's primary should live.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "in", content = "name", rename_all = "snake_case")]
 pub enum PrimaryPlace {
     /// In a facility; its member of highest priority is preferred.
     Facility(FacilityName),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::name::{ForeignName, TargetId};
 use super::pooler::PoolerFacts;
 use super::position::{Lineage, Position};
+use super::saved::Saved;
 
 /// The answer to a question asked of a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,6 +284,9 @@ pub struct ProxyFacts {
     pub backends: BTreeMap<ForeignName, Option<BackendFacts>>,
     /// What it can do.
     pub capabilities: ProxyCapabilities,
+    /// Whether what is set now is saved for its next start.
+    #[serde(default)]
+    pub saved: Saved,
 }
 
 /// What a proxy can do.
@@ -294,7 +298,7 @@ pub struct ProxyCapabilities {
     pub zero_drains: bool,
     /// True where running sessions of one server can be cut.
     pub cuts_sessions: bool,
-    /// True where changes survive a reload of the proxy.
+    /// True where it is configured that changes survive a reload of the proxy; whether they do, [`ProxyFacts::saved`] tells.
     pub persistent: bool,
 }
 
@@ -389,7 +393,7 @@ pub struct MemberFacts {
     pub replay_paused: bool,
     /// On a replica: the member or `host:port` that it receives from, while it does.
     pub receives_from: Option<String>,
-    /// On a primary: who receives from it.
+    /// Who receives from it: from a primary, or from a replica that passes the log on.
     pub replicas: Vec<ReplicaFacts>,
     /// Replication slots.
     pub slots: Vec<SlotFacts>,
@@ -443,6 +447,9 @@ pub struct ReplicaFacts {
     pub lag_bytes: u64,
     /// Time from writing here to replay there.
     pub lag: Option<Duration>,
+    /// How long it has confirmed nothing although there is something to confirm, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Duration>,
 }
 
 /// A replication slot.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::Condition;
+use super::declared::PrimaryPlace;
 use super::facts::RecordSet;
 use super::name::ForeignName;
 
@@ -54,6 +55,8 @@ pub fn condition(condition: &Condition) -> String {
         Condition::AppliedBeyond { position: Some(position) } => format!("has applied beyond {position}"),
         Condition::AppliedBeyond { position: None } => "has applied the final checkpoint of the old primary".to_owned(),
         Condition::Follows { primary } => format!("streams from {}", primary.member.name()),
+        Condition::KeepsUp { upstream } => format!("keeps up with {}", upstream.member.name()),
+        Condition::FollowedBy { replicas } => format!("has {} streaming", list(replicas)),
         Condition::Redundant { replicas, synchronous: true } => {
             format!("has {} streaming, synchronously", list(replicas))
         }
@@ -66,6 +69,14 @@ pub fn condition(condition: &Condition) -> String {
         Condition::RouteWritten { database, to } => format!("has {to} written as route of {database}"),
         Condition::Running { running: true } => "runs".to_owned(),
         Condition::Running { running: false } => "does not run".to_owned(),
+    }
+}
+
+/// Where a primary is: the name of a facility or a member.
+pub fn place(at: &PrimaryPlace) -> &str {
+    match at {
+        PrimaryPlace::Facility(facility) => facility.as_str(),
+        PrimaryPlace::Member(member) => member,
     }
 }
 

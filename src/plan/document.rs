@@ -9,41 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::step::{Assumption, Stage, Step, StepId};
-use crate::model::{DatabaseName, FacilityName, Span, TargetId};
+use super::intent::{HoldKind, Intent};
+use super::step::{Assumption, Stage, Step, StepId, Work, longest_chain};
+use crate::model::{DatabaseName, Span, TargetId};
 
 /// Version of the plan file that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-
-/// What the command line overrides for a while.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Intent {
-    /// Facilities to take out of service.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub drain: BTreeSet<FacilityName>,
-    /// Facilities to bring back.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub restore: BTreeSet<FacilityName>,
-    /// With a restore: bring the primaries back as well.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub failback: bool,
-    /// Why, in the operator's words; kept with the holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// When somebody should look at the holds again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub review_by: Option<Timestamp>,
-}
-
-impl Intent {
-    /// In the operator's words: `drain west`, `restore west with its primaries`, `what the topology says`.
-    pub fn title(&self) -> String {
-        let mut parts: Vec<String> = self.drain.iter().map(|facility| format!("drain {facility}")).collect();
-        let back = if self.failback { " with its primaries" } else { "" };
-        parts.extend(self.restore.iter().map(|facility| format!("restore {facility}{back}")));
-        if parts.is_empty() { "what the topology says".to_owned() } else { parts.join(", ") }
-    }
-}
 
 /// The topology that a plan was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,26 +38,6 @@ pub struct PrimaryMove {
     pub expected_stall: Span,
     /// How long they wait at most before everything is undone.
     pub max_stall: Span,
-}
-
-/// What stays as an operator left it until somebody releases it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(tag = "hold", rename_all = "snake_case")]
-pub enum HoldKind {
-    /// This facility stays drained until it is restored.
-    Drained {
-        /// The facility.
-        facility: FacilityName,
-    },
-    /// This database keeps its primary until a restore with `--failback`.
-    Primary {
-        /// The database.
-        database: DatabaseName,
-        /// The member that keeps it.
-        member: TargetId,
-        /// The facility whose drain moved it.
-        away_from: FacilityName,
-    },
 }
 
 /// A plan.
@@ -180,6 +131,11 @@ impl Plan {
     /// A step by its identity.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == *id)
+    }
+
+    /// How long it takes until it has changed everything that it changes: waiting for resolvers at its end is no work.
+    pub fn acts_for(&self) -> Span {
+        longest_chain(&self.steps, |step| matches!(step.work, Work::Act { .. }))
     }
 
     fn check(&self) -> Result<(), DocumentError> {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::intent::HoldKind;
 use crate::model::{
     Action, Condition, DatabaseName, DrainThen, FacilityName, ForeignName, Percent, ServiceName, Span, TargetId,
 };
@@ -88,10 +89,10 @@ pub enum Work {
     },
     /// Only verifies what it demands in `after`.
     Verify,
-    /// Releases the holds of a facility.
+    /// Releases a hold with the end of the run.
     Release {
-        /// The facility.
-        facility: FacilityName,
+        /// The hold.
+        hold: HoldKind,
     },
 }
 
@@ -127,6 +128,9 @@ pub enum Gate {
         primary: TargetId,
         /// The candidate.
         candidate: TargetId,
+        /// Members that the plan leads over to the candidate before the pause.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        followers: BTreeSet<TargetId>,
     },
     /// The application tier that remains answers and is large enough.
     Capacity {
@@ -186,4 +190,19 @@ pub struct Stage {
     pub title: String,
     /// What remains while and after it: capacity and redundancy, one line each.
     pub remains: Vec<String>,
+}
+
+/// The time until the last of the steps that `count` has ended, by the longest chain of needs.
+pub(super) fn longest_chain(steps: &[Step], count: impl Fn(&Step) -> bool) -> Span {
+    let mut ends = BTreeMap::new();
+    let mut last = std::time::Duration::ZERO;
+    for step in steps {
+        let begin = step.needs.iter().filter_map(|need| ends.get(need)).copied().max().unwrap_or_default();
+        let end = begin + step.expected.0;
+        ends.insert(&step.id, end);
+        if count(step) {
+            last = last.max(end);
+        }
+    }
+    Span(last)
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::describe;
 use super::layout::{Group, Tree, layout};
-use super::text::{Page, Style, Text, Tone, count, duration, moment};
+use super::text::{Page, Style, Text, Tone, command, count, duration, moment};
 use crate::model::text::list;
-use crate::plan::{HoldKind, Plan, Step, StepId, Undo, Work};
+use crate::plan::{Plan, Step, StepId, Undo, Work};
 
 /// How much of a plan is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,25 +196,14 @@ fn glance(page: &mut Page, plan: &Plan, stages: &[NumberedStage<'_>]) {
         }
     };
     row(page, "way back", text);
-    for (index, hold) in plan.releases.iter().enumerate() {
-        let text = match hold {
-            HoldKind::Drained { facility } => format!("the hold that kept {facility} drained"),
-            HoldKind::Primary { database, member, .. } => {
-                format!("the hold that kept the primary of {database} at {}", member.name())
-            }
-        };
-        row(page, if index == 0 { "releases" } else { "" }, text.into());
+    // What a run both makes and releases is there only in case that it is cut short.
+    let releases = plan.releases.iter().filter(|hold| !plan.holds.contains(hold));
+    for (index, hold) in releases.enumerate() {
+        row(page, if index == 0 { "releases" } else { "" }, format!("the hold: {}", hold.what()).into());
     }
-    for (index, hold) in plan.holds.iter().enumerate() {
-        let text = match hold {
-            HoldKind::Drained { facility } => {
-                format!("{facility} stays drained until handover\u{a0}plan\u{a0}--restore\u{a0}{facility}")
-            }
-            HoldKind::Primary { database, member, away_from } => format!(
-                "the primary of {database} stays at {} until handover\u{a0}plan\u{a0}--restore\u{a0}{away_from}\u{a0}--failback",
-                member.name()
-            ),
-        };
+    let holds = plan.holds.iter().filter(|hold| !plan.releases.contains(hold));
+    for (index, hold) in holds.enumerate() {
+        let text = format!("{} until {}", hold.what(), command(&hold.ended_by()));
         row(page, if index == 0 { "leaves" } else { "" }, text.into());
     }
 }

@@ -1,8 +1,8 @@
 //! The final report of a run: what it took, what clients felt, and, where it stopped, why and how to go on.
 
-use super::text::{Page, Style, Text, Tone, count, duration, moment};
+use super::text::{Page, Style, Text, Tone, command, count, duration, moment};
 use crate::event::{DatabaseReport, Failure, RunReport, StepOutcome, StepReport};
-use crate::journal::{HoldKind, RunEnd};
+use crate::journal::RunEnd;
 use crate::model::DatabaseName;
 
 /// The whole report.
@@ -22,6 +22,7 @@ pub fn run(report: &RunReport, end: RunEnd, summary: &str, style: Style) -> Stri
     waiting(&mut page, report);
     databases(&mut page, report);
     sessions(&mut page, report);
+    warnings(&mut page, report);
     holds(&mut page, report);
     page.finish()
 }
@@ -198,27 +199,32 @@ fn sessions(page: &mut Page, report: &RunReport) {
     }
 }
 
+fn warnings(page: &mut Page, report: &RunReport) {
+    if report.warnings.is_empty() {
+        return;
+    }
+    page.blank();
+    heading(page, "Told on the way");
+    for text in &report.warnings {
+        page.item(Text::of(Tone::Warn, "  ! "), text.as_str());
+    }
+}
+
 fn holds(page: &mut Page, report: &RunReport) {
     if report.holds_made.is_empty() && report.holds_released.is_empty() {
         return;
     }
     page.blank();
     heading(page, "Holds");
-    for hold in &report.holds_made {
+    for hold in report.holds_made.iter().filter(|hold| !report.holds_released.contains(&hold.kind)) {
         let review = hold.review_by.map(|at| format!("; review by {}", moment(at))).unwrap_or_default();
-        page.item(Text::of(Tone::Change, "  + "), format!("{}{review}", held(&hold.kind)));
+        page.item(
+            Text::of(Tone::Change, "  + "),
+            format!("{}{review}; ends with {}", hold.kind.what(), command(&hold.kind.ended_by())),
+        );
     }
-    for kind in &report.holds_released {
-        page.item(Text::of(Tone::Dim, "  - "), Text::of(Tone::Dim, format!("released: {}", held(kind))));
-    }
-}
-
-fn held(kind: &HoldKind) -> String {
-    match kind {
-        HoldKind::Drained { facility } => format!("{facility} stays drained until it is restored"),
-        HoldKind::Primary { database, member, .. } => {
-            format!("the primary of {database} stays at {} until a restore with --failback", member.name())
-        }
+    for kind in report.holds_released.iter().filter(|kind| report.holds_made.iter().all(|hold| hold.kind != **kind)) {
+        page.item(Text::of(Tone::Dim, "  - "), Text::of(Tone::Dim, format!("released: {}", kind.what())));
     }
 }
 

@@ -115,7 +115,7 @@ pub fn topology() -> Topology {
     let billing = Job {
         target: target(TargetId::job(&"billing".into()), TargetKind::Job, "west", ""),
         name: "billing".into(),
-        writes_to: BTreeSet::new(),
+        writes_to: BTreeSet::from(["accounts".into()]),
     };
     Topology {
         name: "clickbank".to_owned(),
@@ -210,6 +210,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             backends: backends.collect(),
             capabilities,
+            saved: crate::model::Saved::Yes,
         };
         say(&proxy.target.id, Facts::Proxy(facts));
     }
@@ -229,6 +230,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                     synchronous: database.name.as_str() == "accounts",
                     lag_bytes: 0,
                     lag: Some(Duration::from_millis(12)),
+                    silence: None,
                 });
             let mut facts = member_facts(role, others.collect());
             facts.receives_from = database.members.keys().find(|other| !is_primary && *other != name).cloned();

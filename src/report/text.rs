@@ -278,6 +278,11 @@ pub(crate) fn duration(duration: std::time::Duration) -> String {
     }
 }
 
+/// A command that is not broken over two lines.
+pub(crate) fn command(command: &str) -> String {
+    command.replace(' ', "\u{a0}")
+}
+
 /// A moment: `2026-11-23 06:15 UTC`.
 pub(crate) fn moment(at: jiff::Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y-%m-%d %H:%M UTC").to_string()

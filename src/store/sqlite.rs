@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::journal::{Entry, Hold, HoldKind, Lease, Record, RunEnd, RunId, RunSummary, Store, StoreError};
+use crate::journal::{Entry, Hold, Lease, Record, RunEnd, RunId, RunSummary, Store, StoreError};
 
 /// How long a lease lasts after its last renewal or append.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -196,7 +196,7 @@ impl Store for SqliteStore {
                     "INSERT OR REPLACE INTO holds (topology, subject, kind, hold) VALUES (?1, ?2, ?3, ?4)",
                     params![
                         topology,
-                        subject(&hold.kind),
+                        hold.kind.subject(),
                         serde_json::to_string(&hold.kind)?,
                         serde_json::to_string(hold)?
                     ],
@@ -372,14 +372,6 @@ fn insert(transaction: &Transaction<'_>, run: &RunId, entry: &Entry) -> Result<(
         serde_json::to_string(&entry.record)?
     ])?;
     Ok(())
-}
-
-/// What a hold is about: a later hold on the same subject takes the place of the earlier one.
-fn subject(kind: &HoldKind) -> String {
-    match kind {
-        HoldKind::Drained { facility } => format!("facility/{facility}"),
-        HoldKind::Primary { database, .. } => format!("database/{database}"),
-    }
 }
 
 fn expiry(now: Timestamp) -> i64 {

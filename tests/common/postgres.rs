@@ -191,6 +191,13 @@ impl Member {
         succeed(as_postgres(&format!("{BIN}/pg_ctl")).args(["stop", "-w", "-s", "-m", "fast", "-D"]).arg(&self.data));
     }
 
+    /// Ends it as a power cut would.
+    pub fn kill(&self) {
+        succeed(
+            as_postgres(&format!("{BIN}/pg_ctl")).args(["stop", "-w", "-s", "-m", "immediate", "-D"]).arg(&self.data),
+        );
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
     }

@@ -63,7 +63,8 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
     let switched = order.databases(&shifted);
     let emptied = order.sessions(&union(&forgotten, &shifted));
     let rested = order.maintenance(&emptied);
-    order.finish(&union(&union(&switched, &rested), &forgotten));
+    let saved = order.saves();
+    order.finish(&union(&union(&union(&switched, &rested), &forgotten), &saved));
     let primaries = changes
         .primaries
         .iter()
@@ -154,6 +155,7 @@ impl Order<'_> {
                 database: change.database.clone(),
                 primary: change.from.member.clone(),
                 candidate: change.to.member.clone(),
+                followers: super::switchover::led(self.topology, change, self.live),
             };
             proven.insert(
                 self.builder.push(
@@ -173,7 +175,22 @@ impl Order<'_> {
                 ),
             );
         }
-        proven
+        self.join("gate.proven", proven)
+    }
+
+    /// One step in the place of many, for the steps that wait for all of them: otherwise each of n steps would name each of m.
+    fn join(&mut self, id: &str, needs: After) -> After {
+        const MANY: usize = 32;
+        if needs.len() <= MANY {
+            return needs;
+        }
+        let stage = self.builder.stages.len().saturating_sub(1);
+        let title = format!("all {} steps that lead here have ended well", needs.len());
+        let join = step(id, stage, title, Work::Verify)
+            .why("Later steps wait for all of them.")
+            .takes(Span::millis(0), Span::secs(10))
+            .needs(&needs);
+        After::from([self.builder.push(join)])
     }
 
     /// Everything is read again and compared with what was wanted; then holds are released.
@@ -206,23 +223,14 @@ impl Order<'_> {
             .needs(needs);
         verify.after = after;
         let verified = After::from([self.builder.push(verify)]);
-        let released: BTreeSet<&FacilityName> = self
-            .desired
-            .releases
-            .iter()
-            .map(|hold| match hold {
-                super::document::HoldKind::Drained { facility } => facility,
-                super::document::HoldKind::Primary { away_from, .. } => away_from,
-            })
-            .collect();
-        for facility in released {
+        for hold in &self.desired.releases {
             let mut release = step(
-                format!("release.{facility}"),
+                format!("release.{}", hold.subject()),
                 stage,
-                format!("release the holds of {facility}"),
-                Work::Release { facility: facility.clone() },
+                format!("release the hold: {}", hold.what()),
+                Work::Release { hold: hold.clone() },
             )
-            .why("Later plans may use it again.")
+            .why("Later plans are free of it.")
             .takes(Span::millis(10), Span::secs(10))
             .needs(&verified);
             release.undo = Undo::Nothing;

@@ -24,17 +24,21 @@ impl Order<'_> {
         }
         let mut done = After::new();
         for (zone, servers) in by_zone {
-            let what = if adding { "new addresses are published" } else { "addresses leave" };
-            let remains = if adding {
-                vec!["users find more addresses; shares hold whatever DNS does".to_owned()]
-            } else {
-                vec![
-                    "nothing changes for users: the proxies whose addresses leave go on forwarding while caches remember them"
-                        .to_owned(),
-                ]
+            let of_addresses = servers.iter().flat_map(|(_, sets)| sets.values()).any(|set| grows(set) || removes(set));
+            let (word, what, remains) = match (adding, of_addresses) {
+                (true, true) => {
+                    ("add", "new addresses are published", "users find more addresses; shares hold whatever DNS does")
+                }
+                (true, false) => ("lower_ttl", "TTLs are lowered", "nothing changes for users"),
+                (false, true) => (
+                    "remove",
+                    "addresses leave",
+                    "nothing changes for users: the proxies whose addresses leave go on forwarding while caches remember them",
+                ),
+                (false, false) => ("raise_ttl", "TTLs are raised again", "nothing changes for users"),
             };
-            let stage = self.builder.stage(format!("DNS {zone}: {what}"), remains);
-            let section = format!("dns.{zone}.{}", if adding { "add" } else { "remove" });
+            let stage = self.builder.stage(format!("DNS {zone}: {what}"), vec![remains.to_owned()]);
+            let section = format!("dns.{zone}.{word}");
             for (server, sets) in servers {
                 done.insert(self.record_step(stage, zone, &section, &server, sets, needs));
             }
@@ -96,28 +100,28 @@ impl Order<'_> {
         followers
     }
 
-    /// Waits until caches have forgotten what was removed: the TTL that was live before. Where an earlier run removed it, nobody
-    /// knows how long ago: the whole time is waited for once more.
+    /// Waits until resolvers have forgotten what was removed or had a longer TTL: the TTL that was live before. Where an earlier run
+    /// removed it, nobody knows how long ago: the whole time is waited for once more.
     pub(super) fn old_ttl(&mut self, needs: &After) -> After {
-        let removed = self.changes.records.iter().flat_map(|change| change.sets.values());
-        let removed =
-            removed.filter(|change| part(change, false).is_some()).filter_map(|change| Some(change.from.as_ref()?.ttl));
+        let sets = self.changes.records.iter().flat_map(|change| change.sets.values());
+        let forgotten = sets.filter(|change| removes(change) || lowers(change));
+        let forgotten = forgotten.filter_map(|change| Some(Span::secs(u64::from(change.from.as_ref()?.ttl))));
         let servers = self.topology.zones.values().flat_map(|zone| zone.servers.values());
         let live = servers.filter_map(|server| live::name_server(self.live, &server.target.id));
-        let live = live.flat_map(|facts| facts.sets.values().flatten().map(|set| set.ttl));
-        let ttl = if self.leaving.is_empty() { removed.max() } else { removed.chain(live).max() };
-        let Some(ttl) = ttl else { return needs.clone() };
-        let time = Span::secs(u64::from(ttl));
-        let stage = if self.changes.records.is_empty() {
-            self.builder.stage("DNS: old answers are forgotten", Vec::new())
-        } else {
+        let live = live.flat_map(|facts| facts.sets.values().flatten().map(|set| Span::secs(u64::from(set.ttl))));
+        let live = live.filter(|_| !self.leaving.is_empty());
+        let Some(time) = forgotten.chain(live).chain(self.desired.old_ttl).max() else { return needs.clone() };
+        let removing = self.changes.records.iter().any(|change| change.sets.values().any(removes));
+        let stage = if removing {
             self.builder.stages.len().saturating_sub(1)
+        } else {
+            self.builder.stage("DNS: old answers are forgotten", Vec::new())
         };
         let id = self.builder.push(
             step(
                 "wait.old_ttl",
                 stage,
-                format!("wait {time}: resolvers may remember the old addresses for the TTL that was live"),
+                format!("wait {time}: resolvers may remember the old answers for the TTL that was live"),
                 Work::Wait { wait: Wait::OldTtl { time } },
             )
             .why("Lowering the TTL in the same change would not shorten this.")
@@ -128,31 +132,47 @@ impl Order<'_> {
     }
 }
 
-/// The part of a change that is made before the edge shifts (`adding`: nothing is taken away), or after it.
-fn part(change: &FromTo<Option<RecordSet>>, adding: bool) -> Option<FromTo<Option<RecordSet>>> {
-    let union = match (&change.from, &change.to) {
-        (Some(from), Some(to)) => Some(RecordSet { ttl: to.ttl, data: from.data.union(&to.data).copied().collect() }),
-        (from, to) => from.clone().or_else(|| to.clone()),
-    };
-    let grows = match (&change.from, &change.to) {
-        (None, Some(_)) => true,
-        (Some(from), Some(to)) => !to.data.is_subset(&from.data),
-        _ => false,
-    };
-    // A change that only takes away, or only changes the TTL, is one message.
-    let removes = match (&change.from, &change.to) {
+type Change = FromTo<Option<RecordSet>>;
+
+/// True if addresses go away.
+fn removes(change: &Change) -> bool {
+    match (&change.from, &change.to) {
         (Some(_), None) => true,
         (Some(from), Some(to)) => !from.data.is_subset(&to.data),
         _ => false,
-    };
-    let split = match (grows, removes) {
-        (true, true) => Some(union),
-        _ => None,
-    };
-    match (adding, split) {
-        (true, Some(union)) => Some(FromTo { from: change.from.clone(), to: union }),
-        (false, Some(union)) => Some(FromTo { from: union, to: change.to.clone() }),
-        (adding, None) if adding != removes => Some(change.clone()),
-        _ => None,
     }
+}
+
+/// True if addresses are added.
+fn grows(change: &Change) -> bool {
+    match (&change.from, &change.to) {
+        (None, Some(_)) => true,
+        (Some(from), Some(to)) => !to.data.is_subset(&from.data),
+        _ => false,
+    }
+}
+
+fn lowers(change: &Change) -> bool {
+    matches!((&change.from, &change.to), (Some(from), Some(to)) if to.ttl < from.ttl)
+}
+
+/// The part of a change that is made before the edge shifts (`adding`: nothing is taken away, no TTL is raised), or after it. What
+/// belongs to one of them alone is one message.
+fn part(change: &Change, adding: bool) -> Option<Change> {
+    let (Some(from), Some(to)) = (&change.from, &change.to) else {
+        return (adding != removes(change)).then(|| change.clone());
+    };
+    let before = if grows(change) {
+        RecordSet { ttl: from.ttl.min(to.ttl), data: from.data.union(&to.data).copied().collect() }
+    } else if lowers(change) && !removes(change) {
+        to.clone()
+    } else {
+        from.clone()
+    };
+    let part = if adding {
+        FromTo { from: Some(from.clone()), to: Some(before) }
+    } else {
+        FromTo { from: Some(before), to: Some(to.clone()) }
+    };
+    (part.from != part.to).then_some(part)
 }

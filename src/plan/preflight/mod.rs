@@ -1,12 +1,14 @@
 //! Can this database be switched over, now? Pure: asked when planning and again by the gate before anything is touched.
 
 mod clients;
+mod followers;
 mod members;
 mod poolers;
 
 use std::time::Duration;
 
 pub use clients::direct_notes;
+pub use followers::{led, rewind_note};
 
 use super::live;
 use crate::model::{Database, Live, Observed, Span, TargetId};
@@ -44,7 +46,8 @@ pub fn objections(
         }
     };
     found.members(database, from, to, primary, candidate);
-    found.lag(database, &topology.policy, to, primary);
+    found.followers(database, from, to, live);
+    found.lag(database, &topology.policy, to, primary, candidate, live);
     found.transactions(&topology.policy, from, to, primary, candidate);
     found.managers(database, from, to, primary, candidate);
     found.poolers(topology, database, from, live);

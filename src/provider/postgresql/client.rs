@@ -245,7 +245,9 @@ pub(super) fn explain(target: &Target, error: &WireError) -> Unreachable {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
             unreachable.advice(format!("give `{user}` the rights that docs/providers.md lists under postgresql"))
         }
-        Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => unreachable.advice("wait until it has started"),
+        Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => unreachable.advice(
+            "wait until it has started; a replica with hot_standby = off never answers: set it to on, and restart it",
+        ),
         _ => match error {
             WireError::NoSession { .. } => unreachable.advice("check that it runs and that its address can be reached"),
             _ => unreachable,

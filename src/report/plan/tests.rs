@@ -232,7 +232,13 @@ fn drain() -> Plan {
     };
     let switchable = |database: &str, number: u32| {
         let member = |facility: &str| TargetId::member(&database.into(), &format!("{facility}-pg{number}"));
-        let gate = Gate::Switchable { database: database.into(), primary: member("west"), candidate: member("east") };
+        let followers = BTreeSet::new();
+        let gate = Gate::Switchable {
+            database: database.into(),
+            primary: member("west"),
+            candidate: member("east"),
+            followers,
+        };
         step(
             &format!("gate.{database}"),
             0,

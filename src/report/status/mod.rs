@@ -5,8 +5,7 @@ mod view;
 
 pub use view::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView};
 
-use super::text::{Page, Style, Text, Tone, moment};
-use crate::journal::HoldKind;
+use super::text::{Page, Style, Text, Tone, command, moment};
 use crate::model::text::list;
 
 /// Columns that are narrower than this are unreadable: rows become lists.
@@ -160,15 +159,7 @@ fn below(page: &mut Page, view: &StatusView) {
 
 fn hold(held: &HeldView) -> Text {
     let hold = &held.hold;
-    let (what, way) = match &hold.kind {
-        HoldKind::Drained { facility } => {
-            (format!("{facility} stays drained"), format!("handover\u{a0}plan\u{a0}--restore\u{a0}{facility}"))
-        }
-        HoldKind::Primary { database, member, away_from } => (
-            format!("the primary of {database} stays at {}", member.name()),
-            format!("handover\u{a0}plan\u{a0}--restore\u{a0}{away_from}\u{a0}--failback"),
-        ),
-    };
+    let (what, way) = (hold.kind.what(), command(&hold.kind.ended_by()));
     let mut text = Text::of(Tone::Strong, what).and(format!(", by {} since {}", hold.by, moment(hold.since)));
     if let Some(reason) = &hold.reason {
         text = text.and(format!(": {reason}"));

@@ -34,7 +34,7 @@ impl<'a> Observer<'a> {
             .iter()
             .filter_map(|hold| match &hold.kind {
                 HoldKind::Drained { facility } => Some(facility),
-                HoldKind::Primary { .. } => None,
+                _ => None,
             })
             .collect();
         let declared = topology.facilities.values().filter(|facility| facility.state != FacilityState::Active);

@@ -6,6 +6,7 @@ use super::*;
 use crate::journal::{Hold, RunId};
 use crate::model::Live;
 use crate::model::{Facts, Observed, Role, ServerFacts, TargetId, Unreachable};
+use crate::plan::HoldKind;
 use crate::report::sample::{live, member_facts, topology};
 
 fn now() -> Timestamp {

@@ -154,7 +154,7 @@ impl StatusView {
         };
         let worst = problems.iter().map(|problem| problem.level).max().unwrap_or(ExitLevel::Healthy);
         let level = if drift.is_empty() { worst } else { worst.max(ExitLevel::Drift) };
-        let held = |hold: &Hold| HeldView { hold: hold.clone(), overdue: hold.review_by.is_some_and(|at| at < now) };
+        let held = |hold: &Hold| HeldView { hold: hold.clone(), overdue: hold.is_overdue(now) };
         Self {
             columns,
             rows,

@@ -1,0 +1,177 @@
+//! From the flags of `handover plan` to an intent. What cannot be understood, or names nothing that there is, comes out all at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::args;
+use crate::model::text::list;
+use crate::model::{Database, FacilityName, Percent, PrimaryPlace, ServiceName, Span};
+use crate::plan::{Intent, Shares};
+use crate::topology::Topology;
+
+/// Stands for what the topology says: it ends a hold.
+const FILE: &str = "file";
+
+/// How similar a name must be to be suggested.
+const SIMILAR: f64 = 0.7;
+
+/// The intent of the flags.
+///
+/// # Errors
+/// Everything that is wrong with them, one sentence each.
+pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> Result<Intent, Vec<String>> {
+    let mut reader = Reader { topology, wrong: Vec::new() };
+    let intent = Intent {
+        drain: reader.facilities(&args.drain),
+        restore: reader.facilities(&args.restore),
+        failback: args.failback,
+        primary: reader.each("--primary", &args.primary, Reader::primary),
+        share: reader.each("--share", &args.share, Reader::share),
+        lower_ttl: reader.services(args.lower_ttl.as_deref()),
+        raise_ttl: reader.services(args.raise_ttl.as_deref()),
+        reason: args.reason.clone(),
+        review_by: args.review_by.as_deref().and_then(|text| reader.keep(moment(text, now))),
+    };
+    if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
+}
+
+struct Reader<'a> {
+    topology: &'a Topology,
+    wrong: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn keep<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|why| self.wrong.push(why)).ok()
+    }
+
+    fn facilities(&mut self, names: &[String]) -> BTreeSet<FacilityName> {
+        let topology = self.topology;
+        names.iter().filter_map(|name| self.keep(known(name, "facility", topology.facilities.keys()))).collect()
+    }
+
+    /// The named services; all where the flag stands alone.
+    fn services(&mut self, names: Option<&[String]>) -> BTreeSet<ServiceName> {
+        let topology = self.topology;
+        match names {
+            None => BTreeSet::new(),
+            Some([]) => topology.services.keys().cloned().collect(),
+            Some(names) => {
+                names.iter().filter_map(|name| self.keep(known(name, "service", topology.services.keys()))).collect()
+            }
+        }
+    }
+
+    /// `NAME=VALUE`, each name once.
+    fn each<K: Ord + std::fmt::Display, V>(
+        &mut self,
+        flag: &str,
+        texts: &[String],
+        read: impl Fn(&Topology, &str, &str) -> Result<(K, V), String>,
+    ) -> BTreeMap<K, V> {
+        let mut values = BTreeMap::new();
+        for text in texts {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            let Some((name, value)) = self.keep(read(self.topology, name.trim(), value.trim())) else { continue };
+            if values.contains_key(&name) {
+                self.wrong.push(format!("{flag} is given more than once for {name}: leave one"));
+            }
+            values.insert(name, value);
+        }
+        values
+    }
+
+    fn primary(
+        topology: &Topology,
+        name: &str,
+        place: &str,
+    ) -> Result<(crate::model::DatabaseName, Option<PrimaryPlace>), String> {
+        let name = known(name, "database", topology.databases.keys())?;
+        let Some(database) = topology.databases.get(&name) else { return Err(format!("there is no database {name}")) };
+        let place = match place {
+            "" => {
+                return Err(format!(
+                    "--primary {name} says not where: write --primary {name}=FACILITY, --primary {name}=MEMBER, or \
+                     --primary {name}={FILE} for where the topology wants it"
+                ));
+            }
+            FILE => None,
+            place => Some(self::place(topology, database, place)?),
+        };
+        Ok((name, place))
+    }
+
+    fn share(topology: &Topology, name: &str, text: &str) -> Result<(ServiceName, Option<Shares>), String> {
+        let name = known(name, "service", topology.services.keys())?;
+        let form =
+            format!("write --share {name}=FACILITY:PERCENT%,…, or --share {name}={FILE} for what the topology says");
+        match text {
+            "" => return Err(format!("--share {name} says not which: {form}")),
+            FILE => return Ok((name, None)),
+            _ => {}
+        }
+        let mut shares = Shares::new();
+        for part in text.split(',') {
+            let Some((facility, share)) = part.trim().split_once(':') else {
+                return Err(format!("`{}` in --share {name} is no FACILITY:PERCENT%: {form}", part.trim()));
+            };
+            let facility = known(facility.trim(), "facility", topology.facilities.keys())?;
+            let share: Percent = share.trim().parse().map_err(|why| format!("--share {name}: {why}"))?;
+            if shares.insert(facility.clone(), share).is_some() {
+                return Err(format!("--share {name} names {facility} more than once: leave one"));
+            }
+        }
+        let sum: u64 = shares.values().map(|share| u64::from(share.basis_points())).sum();
+        if sum != u64::from(Percent::FULL.basis_points()) {
+            let sum = format!("{}.{:02}", sum / 100, sum % 100);
+            let sum = sum.trim_end_matches('0').trim_end_matches('.');
+            return Err(format!("the shares in --share {name} sum to {sum}%, not to 100%"));
+        }
+        Ok((name, Some(shares)))
+    }
+}
+
+/// A facility or a member of this database.
+fn place(topology: &Topology, database: &Database, name: &str) -> Result<PrimaryPlace, String> {
+    let facility = topology.facilities.keys().find(|facility| facility.as_str() == name);
+    match (facility, database.members.contains_key(name)) {
+        (Some(_), true) => {
+            Err(format!("`{name}` is both a facility and a member of {}: name another member", database.name))
+        }
+        (Some(facility), false) => Ok(PrimaryPlace::Facility(facility.clone())),
+        (None, true) => Ok(PrimaryPlace::Member(name.to_owned())),
+        (None, false) => {
+            let names = topology.facilities.keys().map(FacilityName::as_str);
+            let names = names.chain(database.members.keys().map(String::as_str));
+            Err(unknown(name, &format!("facility or member of {}", database.name), names))
+        }
+    }
+}
+
+/// A name that there is.
+fn known<'a, N>(name: &str, noun: &str, names: impl Iterator<Item = &'a N> + Clone) -> Result<N, String>
+where
+    N: std::borrow::Borrow<str> + Clone + 'a,
+{
+    let found = names.clone().find(|known| known.borrow() == name);
+    found.cloned().ok_or_else(|| unknown(name, noun, names.map(std::borrow::Borrow::borrow)))
+}
+
+fn unknown<'a>(name: &str, noun: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    let similarity = |known: &str| strsim::jaro_winkler(known, name);
+    let nearest = names.clone().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let nearest = nearest.filter(|known| similarity(known) >= SIMILAR);
+    let nearest = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+    format!("the topology has no {noun} `{name}`{nearest} (it has {})", list(names))
+}
+
+/// A moment as given, or a time from now.
+fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(span) = text.parse::<Span>() {
+        return now.checked_add(span.0).map_err(|_| format!("`{text}` is too far away"));
+    }
+    text.parse().map_err(|why| {
+        format!("`{text}` is neither a time from now such as `2d` nor a moment such as `2026-11-30T06:00Z`: {why}")
+    })
+}

@@ -43,6 +43,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         let (from, to) = (&change.from.member, &change.to.member);
         notes.extend(Followers::of(database, from, to, live).notes(to));
         notes.extend(preflight::rewind_note(from, to, live));
+        notes.extend(preflight::direct_notes(topology, database, from, live));
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
             if objection.may_pass {
                 notes.push(format!("{}: apply will hold until it has passed: {}", objection.what, objection.advice));

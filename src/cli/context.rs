@@ -57,7 +57,7 @@ fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry
     let (secrets, transport) = (|| Arc::clone(secrets), || Arc::clone(transport));
     Registry::default()
         .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secrets())))
-        .with("haproxy", Arc::new(provider::haproxy::HaProxy))
+        .with("haproxy", Arc::new(provider::haproxy::HaProxy::new(transport())))
         .with("http", Arc::new(provider::http::HttpHealth::new()))
         .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secrets(), transport())))
         .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secrets(), transport())))
@@ -138,6 +138,7 @@ impl Context {
         let transport = Arc::new(Transport::new());
         let registry = registry(&secrets, &transport);
         let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
+        let engine = engine.with_sockets(sockets());
         let directory = state_directory(common, &topology)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
         Ok(Ok(Self { topology, source, engine, store, transport }))
@@ -147,6 +148,17 @@ impl Context {
     pub async fn close(&self) {
         self.transport.close().await;
     }
+}
+
+/// How many sockets there may be, with the limit raised as far as the system allows: hundreds of targets are spoken to at once, and
+/// shells begin with 1024. A hundred are left for everything else.
+fn sockets() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the old limit is still there.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(allowed).unwrap_or(usize::MAX).saturating_sub(100)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]

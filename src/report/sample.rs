@@ -203,6 +203,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             backends: backends.collect(),
             capabilities,
+            saved: crate::model::Saved::Yes,
         };
         say(&proxy.target.id, Facts::Proxy(facts));
     }
@@ -240,6 +241,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                 pausing: false,
                 active: 4,
                 waiting: 0,
+                own_min_size: 0,
             };
             (database.name.as_str().into(), Some(pool))
         });
@@ -248,6 +250,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             query_wait_timeout: Duration::from_secs(120),
             login_retry: Duration::from_secs(1),
+            gaps: Vec::new(),
             databases: databases.collect(),
         };
         say(&pooler.target.id, Facts::Pooler(facts));

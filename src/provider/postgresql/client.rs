@@ -10,7 +10,7 @@ use super::convert::{self, HostState};
 use super::settings::no_control;
 use crate::model::{Lineage, MemberFacts, Target, Unreachable};
 use crate::provider::Outcome;
-use crate::provider::pgwire::{Login, Session, Sessions, WireError};
+use crate::provider::pgwire::{APPLICATION, Login, Session, Sessions, WireError};
 use crate::secret::SecretReader;
 use crate::transport::{Command, Transport, TransportError};
 
@@ -101,6 +101,7 @@ impl Client {
         };
         let login = Login {
             address: target.address.clone(),
+            application: APPLICATION.to_owned(),
             user: user.to_owned(),
             database: target.settings.text("database").unwrap_or("postgres").to_owned(),
             password,

@@ -258,8 +258,9 @@ pub(super) fn encode(message: &Message) -> Result<Vec<u8>, Fault> {
     match message.to_vec() {
         Ok(bytes) if !truncated(&bytes) => Ok(bytes),
         _ => {
-            Err(Fault::new("the change does not fit one DNS message of 64 KiB, so that it could not be all or nothing")
-                .advice("move fewer hostnames at a time: split the plan by service"))
+            Err(Fault::new("the change does not fit one DNS message of 64 KiB, and in several it would not be all or nothing")
+                .advice("nothing was sent: spread the hostnames over several zones (each is a message of its own), or publish fewer \
+                         addresses for each"))
         }
     }
 }

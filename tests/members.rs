@@ -9,7 +9,7 @@ mod writers;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -112,7 +112,7 @@ impl Cluster {
         path
     }
 
-    fn command(&self, topology: &PathBuf, args: &[&str]) -> Command {
+    fn command(&self, topology: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_handover"));
         command.args(args).args(["--timeout", "5s"]).current_dir(self.site.path()).stdin(Stdio::null());
         command.env("HANDOVER_TOPOLOGY", topology).env("HANDOVER_STATE_DIR", self.path("state")).env("COLUMNS", "200");
@@ -137,7 +137,7 @@ impl Cluster {
     }
 
     /// Begins to apply a plan.
-    fn begin(&self, topology: &PathBuf, file: &PathBuf) -> Running {
+    fn begin(&self, topology: &Path, file: &Path) -> Running {
         let args = ["apply", "--auto-approve", "--format", "json", &file.to_string_lossy()];
         let mut child = self.command(topology, &args).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -4,18 +4,22 @@ mod apply;
 pub mod args;
 mod context;
 mod exit;
+mod files;
 mod intent;
 mod lint;
 mod manual;
 mod plan;
 mod show;
 mod status;
+mod voice;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
+pub use context::{checks, registry};
 pub use exit::Exit;
 
 /// Parses the arguments and does what they say.
@@ -35,12 +39,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return Exit::Usage.into();
         }
     };
+    let voice = cli.command.voice();
     match run(cli) {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            anstream::eprintln!("error: {error:#}");
-            Exit::Error.into()
-        }
+        Err(error) => voice.error(Exit::Error, &format!("{error:#}")).into(),
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) struct Log {
     databases: BTreeMap<DatabaseName, DatabaseReport>,
     fenced: BTreeMap<DatabaseName, Duration>,
     residual: Vec<Residual>,
+    warnings: Vec<String>,
     holds: Vec<Hold>,
     acted: bool,
     half_done: BTreeSet<StepId>,
@@ -67,6 +68,7 @@ impl Log {
             databases,
             fenced: BTreeMap::new(),
             residual: Vec::new(),
+            warnings: Vec::new(),
             holds,
             acted: false,
             half_done: BTreeSet::new(),
@@ -146,6 +148,13 @@ impl Log {
         self.residual.extend(residual);
     }
 
+    /// The operator was told something; once is enough.
+    pub(super) fn warned(&mut self, text: &str) {
+        if !self.warnings.iter().any(|told| told == text) {
+            self.warnings.push(text.to_owned());
+        }
+    }
+
     pub(super) fn stalled(
         &mut self,
         database: &DatabaseName,
@@ -186,6 +195,7 @@ impl Log {
             waited_ms: self.waits.iter().map(|(cause, time)| (*cause, millis(time))).collect(),
             databases: self.databases.clone(),
             residual_sessions: self.residual.clone(),
+            warnings: self.warnings.clone(),
             holds_made: self.holds.iter().filter(|hold| !released.contains(&hold.kind)).cloned().collect(),
             holds_released: released,
             failure,

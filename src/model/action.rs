@@ -9,6 +9,10 @@ use super::facts::{RecordKey, RecordSet, Role, ServerSetting};
 use super::name::{ForeignName, TargetId, ZoneName};
 use super::position::{Lineage, Position};
 
+/// The native verb of proxies that only saves what is set now, so that a reload finds it; its argument `backends` names those that are
+/// looked at afterwards.
+pub const SAVE_STATE: &str = "save_state";
+
 /// A change of one value, carried by the action so that the write can be conditional and the undo exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FromTo<T> {

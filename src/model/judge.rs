@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::Condition;
-use super::facts::{Facts, MemberFacts, Operational, PoolFacts, ProxyFacts, Role};
+use super::facts::{Facts, MemberFacts, Operational, ProxyFacts, Role};
 use super::name::ForeignName;
+use super::pooler::PoolFacts;
+use super::saved::Saved;
 
 /// Why a condition does not hold: what is there instead, as "found …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +66,13 @@ impl Condition {
                 }
                 if sessions > *limit { found(format!("{sessions} sessions remain")) } else { Ok(()) }
             }
+            (Self::Native { done, .. }, Facts::Proxy(facts)) => match (&facts.saved, *done) {
+                (Saved::Yes, true) | (Saved::Outdated(_), false) => Ok(()),
+                (Saved::Yes, false) => found("its state is saved"),
+                (Saved::Outdated(what), true) => found(what.clone()),
+                (Saved::Unknown(why), _) => found(why.to_string()),
+                (Saved::No, _) => found("no state file is configured"),
+            },
             (Self::Healthy { .. }, Facts::Server(facts)) if facts.healthy => Ok(()),
             (Self::Healthy { .. }, Facts::Server(facts)) => found(format!("it answers {}", facts.status)),
             (_, Facts::Member(facts)) => self.holds_for_member(facts),

@@ -1,15 +1,17 @@
 //! The difference between what is and what should be: the only diff there is. Pure.
 
+mod dns;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
-use super::weights::{Participant, effective};
+use super::weights::{Participant, effective, nearest};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, Service, ServiceName, TargetId, TargetKind,
-    ZoneName,
+    RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
+    TargetKind, ZoneName,
 };
 use crate::topology::Topology;
 
@@ -43,6 +45,17 @@ pub struct ShareChange {
     pub admissions: Arc<BTreeMap<ForeignName, Admission>>,
     /// The proxy's largest weight.
     pub max_weight: u32,
+}
+
+/// A proxy that is set as it should be, and would not be after a reload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveChange {
+    /// The proxy.
+    pub proxy: TargetId,
+    /// The backends that differ in what is saved, or all.
+    pub backends: BTreeSet<ForeignName>,
+    /// What is saved instead, as a fragment.
+    pub why: String,
 }
 
 /// A database whose primary is not where it should be.
@@ -104,6 +117,8 @@ pub struct Changes {
     pub records: Vec<RecordsChange>,
     /// Of proxies.
     pub shares: Vec<ShareChange>,
+    /// Of what proxies find after a reload; those with other changes are saved with them.
+    pub saves: Vec<SaveChange>,
     /// Of databases.
     pub primaries: Vec<PrimaryChange>,
     /// Of jobs.
@@ -123,6 +138,7 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
             && self.shares.is_empty()
+            && self.saves.is_empty()
             && self.primaries.is_empty()
             && self.jobs.is_empty()
             && self.routes.is_empty()
@@ -150,6 +166,9 @@ impl Changes {
                 shares_text(&change.shares.from),
                 shares_text(&change.shares.to)
             ));
+        }
+        for change in &self.saves {
+            lines.push(format!("{}: {}", change.proxy.name(), change.why));
         }
         for change in &self.primaries {
             lines.push(format!(
@@ -192,8 +211,8 @@ pub fn shares_text(shares: &BTreeMap<FacilityName, Percent>) -> String {
     shares.join(", ")
 }
 
-/// How far a proxy's share may be off before it counts as different: weights are whole numbers.
-const SHARE_TOLERANCE: Percent = Percent::ONE;
+/// A proxy's share that is off by so much is different: weights are whole numbers, so that some distance there always is.
+const SHARE_OFF: Percent = Percent::ONE;
 
 /// Compares. A target that did not answer is a refusal, never taken for absent.
 ///
@@ -212,6 +231,9 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     diff.changes.postponed.dedup();
     (diff.changes, diff.refusals)
 }
+
+/// Which servers are to get requests.
+type Admissions = Arc<BTreeMap<ForeignName, Admission>>;
 
 struct Diff<'a> {
     topology: &'a Topology,
@@ -248,38 +270,6 @@ impl Diff<'_> {
         }
     }
 
-    fn records(&mut self) {
-        let hostnames = super::ttl::hostnames(self.topology);
-        for zone in self.topology.zones.values() {
-            let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
-            for server in zone.servers.values().filter(|server| server.updates) {
-                let Some(facts) = live::name_server(self.live, &server.target.id) else { continue };
-                if let Some(why) = &facts.rejects_key {
-                    let what = format!("{} does not accept our key: {}", server.target.id.name(), why.why);
-                    let advice =
-                        why.advice.clone().unwrap_or_else(|| "compare key, algorithm, secret and clock".to_owned());
-                    self.refusals.push(Refusal::new(what, advice));
-                    continue;
-                }
-                let mut sets = BTreeMap::new();
-                for (key, to) in wanted {
-                    let Some(from) = facts.sets.get(key) else { continue };
-                    let to = super::ttl::not_raised_now(self.desired, &hostnames, key, from, to);
-                    if let Some(why) = to.postponed {
-                        self.changes.postponed.push(why);
-                    }
-                    if *from != to.set {
-                        sets.insert(key.clone(), FromTo { from: from.clone(), to: to.set });
-                    }
-                }
-                if !sets.is_empty() {
-                    let server = server.target.id.clone();
-                    self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });
-                }
-            }
-        }
-    }
-
     fn shares(&mut self) {
         let wanted: Vec<_> =
             self.topology.services.values().map(|service| (service, self.admissions(service))).collect();
@@ -312,8 +302,11 @@ impl Diff<'_> {
                 let Some(to) = self.desired.shares.get(&service.name) else { continue };
                 let from = effective(participants, &settings);
                 let off = to.iter().any(|(facility, share)| {
-                    from.get(facility).copied().unwrap_or_default().distance(*share) > SHARE_TOLERANCE
+                    let found = from.get(facility).copied().unwrap_or_default();
+                    found.distance(*share) >= SHARE_OFF || (found == Percent::ZERO) != (*share == Percent::ZERO)
                 });
+                // What no weights come nearer to is as it should be.
+                let off = off && from != nearest(participants, to, facts.capabilities.max_weight);
                 let differs = settings
                     .iter()
                     .any(|(server, setting)| admissions.get(server).is_some_and(|wanted| *wanted != setting.admission));
@@ -337,14 +330,16 @@ impl Diff<'_> {
                     });
                 }
             }
+            let changed = self.changes.shares.last().is_some_and(|change| change.proxy == proxy.target.id);
+            if let (Saved::Outdated(why), false) = (&facts.saved, changed) {
+                let backends = facts.backends.keys().cloned().collect();
+                self.changes.saves.push(SaveChange { proxy: proxy.target.id.clone(), backends, why: why.clone() });
+            }
         }
     }
 
     /// A service's servers, and which of them are to get requests.
-    fn admissions(
-        &self,
-        service: &Service,
-    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+    fn admissions(&self, service: &Service) -> (Arc<BTreeMap<ForeignName, Participant>>, Admissions) {
         let participants = live::participants(service);
         let admission = |participant: &Participant| {
             let serves = self.desired.serving.contains(&participant.facility);

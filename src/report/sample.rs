@@ -97,13 +97,20 @@ pub fn topology() -> Topology {
         mode: ReplicationMode::Asynchronous,
         max_lag: Span::secs(1),
         poolers: ["west-pool1".to_owned(), "east-pool1".to_owned()].into(),
+        direct: Vec::new(),
         route: Route::PoolerDatabase(name.into()),
         failback: Failback::Manual,
     };
     let poolers = both(|facility, net| {
         let name = format!("{facility}-pool1");
         let id = TargetId::pooler(&name);
-        vec![(name, Pooler { target: target(id, TargetKind::Pooler, facility, &format!("10.{net}.0.110:6432")) })]
+        vec![(
+            name,
+            Pooler {
+                target: target(id, TargetKind::Pooler, facility, &format!("10.{net}.0.110:6432")),
+                egress: Vec::new(),
+            },
+        )]
     });
     let billing = Job {
         target: target(TargetId::job(&"billing".into()), TargetKind::Job, "west", ""),
@@ -203,6 +210,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             backends: backends.collect(),
             capabilities,
+            saved: crate::model::Saved::Yes,
         };
         say(&proxy.target.id, Facts::Proxy(facts));
     }
@@ -240,6 +248,8 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                 pausing: false,
                 active: 4,
                 waiting: 0,
+                own_min_size: 0,
+                servers: BTreeSet::new(),
             };
             (database.name.as_str().into(), Some(pool))
         });
@@ -248,6 +258,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             query_wait_timeout: Duration::from_secs(120),
             login_retry: Duration::from_secs(1),
+            gaps: Vec::new(),
             databases: databases.collect(),
         };
         say(&pooler.target.id, Facts::Pooler(facts));

@@ -78,7 +78,14 @@ fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
             (service.backend.clone(), Some(BackendFacts { servers, ..BackendFacts::default() }))
         })
         .collect();
-    ProxyFacts { version: "simulated".to_owned(), age: Duration::from_secs(9), writable: true, backends, capabilities }
+    ProxyFacts {
+        version: "simulated".to_owned(),
+        age: Duration::from_secs(9),
+        writable: true,
+        backends,
+        capabilities,
+        saved: Saved::No,
+    }
 }
 
 /// The member that should be primary: the first of those that may be.
@@ -150,6 +157,8 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
             pausing: false,
             active: 0,
             waiting: 0,
+            own_min_size: 0,
+            servers: BTreeSet::new(),
         }
     };
     PoolerFacts {
@@ -157,6 +166,7 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
         writable: true,
         query_wait_timeout: Duration::from_secs(120),
         login_retry: Duration::from_secs(1),
+        gaps: Vec::new(),
         databases: names.iter().map(|name| (name.clone(), Some(pool(name)))).collect(),
     }
 }

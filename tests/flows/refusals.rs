@@ -21,15 +21,46 @@ fn refuses(world: &World, topology: &Path, words: &[&str]) {
 fn what_cannot_be_done_safely_is_refused_and_nothing_changes() {
     let world = World::start();
     let before = world.facts();
+    for_programs(&world);
     wishes(&world);
     targets(&world);
     plans(&world);
     stale(&world);
+    saving(&world);
     world.unchanged(&before);
     assert!(!world.path("plans").exists(), "refused plans are not saved");
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["Nothing to do"]);
     world.handover(&["status"]).code(0);
     world.end();
+}
+
+/// The same answers for programs.
+fn for_programs(world: &World) {
+    let told = |args: &[&str], code: i32| -> serde_json::Value {
+        let out = world.handover(args).code(code).out;
+        assert_eq!(out.lines().count(), 1, "{out}");
+        serde_json::from_str(&out).unwrap()
+    };
+    let status = told(&["status", "--format", "json"], 0);
+    assert_eq!(status["verdict"], "healthy", "{status}");
+    assert!(status["targets"].as_array().unwrap().iter().all(|target| target["reachable"] == true), "{status}");
+    let accounts =
+        status["databases"].as_array().unwrap().iter().find(|database| database["name"] == "accounts").unwrap();
+    assert_eq!((&accounts["primary"], &accounts["primaries"]), (&"west-pg1".into(), &1.into()), "{accounts}");
+    for service in status["services"].as_array().unwrap() {
+        for at in service["facilities"].as_array().unwrap() {
+            assert_eq!((&at["share_percent"], &at["desired_share_percent"]), (&50.0.into(), &50.0.into()), "{service}");
+        }
+    }
+    let metrics = world.handover(&["status", "--format", "prometheus"]).code(0).out;
+    assert!(metrics.contains("\nhandover_status_code{topology=\"clickbank\"} 0\n"), "{metrics}");
+    assert_eq!(metrics.matches("\nhandover_target_up{").count(), status["targets"].as_array().unwrap().len());
+
+    let nothing = told(&["plan", "--format", "json"], 0);
+    assert_eq!((&nothing["format"], &nothing["result"]), (&1.into(), &"nothing".into()), "{nothing}");
+    let refused = told(&["plan", "--format", "json", "--drain", "west", "--drain", "east"], 3);
+    assert_eq!((&refused["result"], &refused["exit_code"]), (&"refused".into(), &3.into()), "{refused}");
+    assert!(refused["refusals"][0]["advice"].is_string(), "{refused}");
 }
 
 /// Wishes that contradict each other, the policy or the file.
@@ -131,11 +162,21 @@ fn plans(world: &World) {
         fs::write(world.path(name), text).unwrap();
         world.apply(&plain, &world.path(name))
     };
-    changed("newer.yaml", &text.replacen("format: 1", "format: 2", 1)).code(65).says(&["newer handover", "upgrade"]);
-    changed("cut.yaml", &text[..text.len() / 2]).code(65).says(&["cut.yaml", "cut short or edited"]);
+    changed("newer.yaml", &text.replacen("format: 1", "format: 2", 1))
+        .code(65)
+        .says(&["it has format 2", "or newer, or make the plan again"]);
+    changed("cut.yaml", &text[..text.len() / 2]).code(65).says(&[
+        "cut.yaml",
+        "cut short",
+        "fetch the whole file again",
+    ]);
     changed("renamed.yaml", &text.replacen("id: gate.switchable.accounts", "id: gate.switchable.nothing", 1))
         .code(65)
-        .says(&["it was edited", "gate.switchable.accounts"]);
+        .says(&["it was edited since it was made", "handover plan"]);
+    // Still a plan, and not the one that was reviewed.
+    changed("longer.yaml", &text.replacen("expires: 2", "expires: 3", 1))
+        .code(65)
+        .says(&["it was edited since it was made"]);
     changed("empty.yaml", "").code(65);
     world.apply(&plain, Path::new("no-such-plan.yaml")).code(65).says(&["cannot read the plan no-such-plan.yaml"]);
 
@@ -155,6 +196,32 @@ fn plans(world: &World) {
     let closed = world.edited("closed.yaml", &[("windows: []", &window)]);
     let outside = world.plan(&closed, "outside.yaml", &["--drain", "west"]);
     world.apply(&closed, &outside).code(3).says(&["no maintenance window", "the next one opens at"]);
+}
+
+/// Plans that cannot be saved: nothing is overwritten, and no part of one is left.
+fn saving(world: &World) {
+    let plan = world.path("fine.yaml");
+    let before = fs::read_to_string(&plan).unwrap();
+    let path = plan.to_string_lossy();
+    world.handover(&["plan", "--drain", "west", "--out", &path]).code(1).says(&[
+        "fine.yaml",
+        "never overwritten",
+        "--out",
+    ]);
+    assert_eq!(fs::read_to_string(&plan).unwrap(), before);
+    let json = ["plan", "--drain", "west", "--out", &path, "--format", "json"];
+    let answer: serde_json::Value = serde_json::from_str(&world.handover(&json).code(1).out).unwrap();
+    assert_eq!((&answer["result"], &answer["exit_code"]), (&"error".into(), &1.into()), "{answer}");
+
+    let mounted = |options: &str| {
+        world.script(&format!(
+            "unshare --mount --propagation private sh -c 'mkdir -p place && mount -t tmpfs -o {options} tmpfs place || exit 99
+             \"$HANDOVER\" plan --drain west --out place/deeper/plan.yaml; code=$?; find place -type f; exit $code'"
+        ))
+    };
+    let full = mounted("size=16k").code(1).says(&["place/deeper/plan.yaml: No space left", "free some space", "--out"]);
+    assert!(!full.out.contains("place/"), "something was left behind: {}", full.out);
+    mounted("ro").code(1).says(&["place/deeper/plan.yaml: Read-only file system", "nothing was changed", "--out"]);
 }
 
 /// Plans about a world that is no more.

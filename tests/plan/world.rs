@@ -67,7 +67,7 @@ impl World {
         Self { topology: read(text), ..self }
     }
 
-    fn facts(&mut self, id: &TargetId) -> &mut Facts {
+    pub fn facts(&mut self, id: &TargetId) -> &mut Facts {
         match self.live.get_mut(id) {
             Some(Observed::Known { value, .. }) => value,
             _ => panic!("no facts about {id}"),
@@ -174,6 +174,10 @@ impl World {
                 let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no job") };
                 facts.running = *action == Action::Start;
             }
+            Action::Native { verb, .. } if verb == SAVE_STATE => {
+                let Facts::Proxy(facts) = self.facts(id) else { panic!("{id} is no proxy") };
+                facts.saved = Saved::Yes;
+            }
             Action::Native { verb, args } => {
                 let undone = verb.strip_prefix("un");
                 let state = if undone.is_some() { "undone" } else { "done" };
@@ -264,8 +268,31 @@ impl World {
 
     fn transfer_tree(&self, zone: &ZoneName, root: &str) -> Vec<TargetId> {
         let servers = &self.topology.zones[zone].servers;
-        let follows = |name: &&String| *name == root || servers[*name].transfers_from.as_deref() == Some(root);
-        servers.keys().filter(follows).map(|name| servers[name].target.id.clone()).collect()
+        let mut tree = vec![root.to_owned()];
+        while let Some(next) = servers.iter().find(|(name, server)| {
+            !tree.contains(name) && server.transfers_from.as_ref().is_some_and(|source| tree.contains(source))
+        }) {
+            tree.push(next.0.clone());
+        }
+        tree.iter().map(|name| servers[name].target.id.clone()).collect()
+    }
+
+    /// A target does not answer any more.
+    pub fn silence(&mut self, id: &TargetId) {
+        let why = Unreachable::new("no answer within 2s", "test");
+        self.live.insert(id.clone(), Observed::Unreachable(why));
+    }
+
+    /// A record set at one server only.
+    pub fn publish(&mut self, server: &TargetId, key: &RecordKey, set: Option<RecordSet>) {
+        let Facts::NameServer(facts) = self.facts(server) else { panic!("{server} is no name server") };
+        facts.sets.insert(key.clone(), set);
+    }
+
+    /// What a proxy would find after a reload.
+    pub fn saved(&mut self, proxy: &TargetId, saved: Saved) {
+        let Facts::Proxy(facts) = self.facts(proxy) else { panic!("{proxy} is no proxy") };
+        facts.saved = saved;
     }
 
     /// Does what a plan's steps would do, without looking at the invariants, which were broken before it.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Backends, Order, ServersByProxy};
 use crate::model::{
-    Action, Admission, Condition, DrainThen, FacilityName, ForeignName, FromTo, Percent, ServerSetting, ServiceName,
-    Span, TargetId,
+    Action, Admission, Condition, DrainThen, FacilityName, ForeignName, FromTo, Percent, SAVE_STATE, ServerSetting,
+    ServiceName, Span, TargetId,
 };
 use crate::plan::build::{After, step};
 use crate::plan::diff::{ShareChange, shares_text};
@@ -305,6 +305,32 @@ impl<'a> Order<'a> {
             .needs(needs),
         );
         After::from([id])
+    }
+
+    /// Proxies that are as they should be are saved so: only for their next reload.
+    pub(super) fn saves(&mut self) -> After {
+        let mut done = After::new();
+        if self.changes.saves.is_empty() {
+            return done;
+        }
+        let stage = self.builder.stage("Proxies: weights saved for their next reload", Vec::new());
+        for change in &self.changes.saves {
+            let names = change.backends.iter().map(ToString::to_string).collect();
+            let args = BTreeMap::from([("backends".to_owned(), names)]);
+            let verb = SAVE_STATE.to_owned();
+            let saved = Condition::Native { verb: verb.clone(), args: args.clone(), done: true };
+            let name = change.proxy.name();
+            let save = step(
+                format!("share.save.{name}"),
+                stage,
+                format!("{name}: save weights and states for its next reload"),
+                Work::on(&change.proxy, Action::Native { verb, args }),
+            )
+            .why("What is saved differs from what is set.")
+            .after(&change.proxy, saved);
+            done.insert(self.builder.push(save));
+        }
+        done
     }
 
     pub(super) fn maintenance(&mut self, needs: &After) -> After {

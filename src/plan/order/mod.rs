@@ -63,7 +63,8 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
     let switched = order.databases(&shifted);
     let emptied = order.sessions(&union(&forgotten, &shifted));
     let rested = order.maintenance(&emptied);
-    order.finish(&union(&union(&switched, &rested), &forgotten));
+    let saved = order.saves();
+    order.finish(&union(&union(&union(&switched, &rested), &forgotten), &saved));
     let primaries = changes
         .primaries
         .iter()

@@ -14,6 +14,9 @@ use crate::provider::pgwire::split_address;
 /// Asks for [`Reported`].
 pub(super) const FACTS_SQL: &str = include_str!("facts.sql");
 
+/// What a member is and how far it has come: the question that is asked while clients wait.
+pub(super) const PROGRESS_SQL: &str = include_str!("progress.sql");
+
 /// `wal_retrieve_retry_interval` during a switchover: with the default of 5 s a promotion right after the end of the old primary
 /// sometimes waits those 5 s.
 pub(super) const QUICK_RETRY: &str = "20ms";
@@ -40,6 +43,7 @@ pub(super) struct Reported {
     quick_retry: bool,
     follows_set: bool,
     synchronous_names: String,
+    manager: Option<String>,
     prepared_transactions: u64,
     archive_backlog: u64,
     missing: Vec<String>,
@@ -76,6 +80,7 @@ struct ReportedClient {
     user: String,
     address: Option<String>,
     count: u64,
+    ports: Vec<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,7 +91,7 @@ struct ReportedTransaction {
     age_ms: f64,
 }
 
-/// Reads the answer to [`FACTS_SQL`].
+/// Reads the answer to [`FACTS_SQL`] or [`PROGRESS_SQL`].
 ///
 /// # Errors
 /// What in it was not understood.
@@ -105,6 +110,7 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
     settings.insert("primary_conninfo".to_owned(), if reported.follows_set { "set".to_owned() } else { String::new() });
     settings.insert(TEMPORARY.to_owned(), if reported.quick_retry { "set".to_owned() } else { String::new() });
     settings.insert("prepared_transactions".to_owned(), reported.prepared_transactions.to_string());
+    settings.extend(reported.manager.map(|manager| ("manager".to_owned(), manager)));
     let rights = if reported.missing.is_empty() {
         "complete".to_owned()
     } else {
@@ -131,6 +137,7 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
         user: it.user,
         address: it.address,
         count: it.count,
+        ports: it.ports,
     };
     let transaction = |it: ReportedTransaction| TransactionFacts {
         pid: it.pid,

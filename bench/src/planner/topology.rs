@@ -74,7 +74,7 @@ fn service(text: &mut String, number: usize) {
     text.push_str("    addresses: {west: [10.1.0.81, 10.1.0.82], east: [10.2.0.81, 10.2.0.82]}\n");
     text.push_str("    share: {west: 50%, east: 50%}\n    servers:\n");
     for server in 0..SERVERS {
-        let (place, facility) = if server % 2 == 0 { (0, "west") } else { (1, "east") };
+        let (place, facility) = if server.is_multiple_of(2) { (0, "west") } else { (1, "east") };
         let address = address(place, number, 8000 + server);
         line(
             text,
@@ -88,7 +88,7 @@ fn service(text: &mut String, number: usize) {
 }
 
 fn database(text: &mut String, number: usize) {
-    let primary = if number % 2 == 0 { "west" } else { "east" };
+    let primary = if number.is_multiple_of(2) { "west" } else { "east" };
     line(text, format_args!("  db{number}:\n    provider: postgresql\n    primary: {primary}\n    members:"));
     for (place, facility) in ["west", "east"].into_iter().enumerate() {
         let address = address(place, number, 5432);

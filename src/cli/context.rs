@@ -10,6 +10,7 @@ use clap::ColorChoice;
 
 use super::args::{Common, Output};
 use super::exit::Exit;
+use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
 use crate::journal::Store;
@@ -82,6 +83,11 @@ impl Source {
         Ok(Self { name: path.display().to_string(), bytes })
     }
 
+    /// Whether the file still holds what was read.
+    pub fn is_as_it_was(&self) -> bool {
+        Self::read(Path::new(&self.name)).is_ok_and(|now| now.bytes == self.bytes)
+    }
+
     /// Prints findings about it.
     pub fn print(&self, findings: &[Diagnostic], output: Output) {
         let style = stderr_style(output);
@@ -108,14 +114,12 @@ impl Context {
     ///
     /// # Errors
     /// If the store cannot be opened.
-    pub fn open(common: &Common) -> Result<Result<Self, Exit>> {
+    pub fn open(common: &Common, voice: Voice) -> Result<Result<Self, Exit>> {
         let source = match Source::read(&common.topology) {
             Ok(source) => source,
             Err(error) => {
-                anstream::eprintln!(
-                    "error: {error:#}\n\nName the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default."
-                );
-                return Ok(Err(Exit::Invalid));
+                let advice = "Name the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default.";
+                return Ok(Err(voice.error(Exit::Invalid, &format!("{error:#}\n\n{advice}"))));
             }
         };
         let topology = match topology::parse(&source.bytes, &checks()) {
@@ -126,8 +130,7 @@ impl Context {
                 Arc::new(parsed.topology)
             }
             Err(findings) => {
-                source.print(&findings, common.output);
-                return Ok(Err(Exit::Invalid));
+                return Ok(Err(voice.findings(Exit::Invalid, &source, &findings)));
             }
         };
         let folder = common.topology.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -200,12 +203,20 @@ fn coloured() -> bool {
 }
 
 fn terminal_width() -> Option<usize> {
-    console::Term::stderr().size_checked().map(|(_, columns)| usize::from(columns))
+    // Either may lead elsewhere.
+    let size = console::Term::stdout().size_checked().or_else(|| console::Term::stderr().size_checked());
+    size.map(|(_, columns)| usize::from(columns))
 }
 
 /// How standard output is to be drawn.
 pub fn stdout_style(output: Output) -> Style {
     style(output, std::io::stdout().is_terminal())
+}
+
+/// How messages are drawn: not broken into lines where a program may search them.
+pub fn message_style(output: Output) -> Style {
+    let style = stderr_style(output);
+    if std::io::stderr().is_terminal() { style } else { Style { width: usize::MAX, ..style } }
 }
 
 /// How standard error is to be drawn.

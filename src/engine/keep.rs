@@ -97,16 +97,17 @@ pub(super) async fn watch(run: Arc<Run>, mut ended: watch::Receiver<bool>) {
 }
 
 impl Run {
-    /// For an action that sets a proxy: what the run keeps there, brought up to date first.
+    /// For an action that sets a proxy: what the run keeps there.
     pub(super) async fn keep(&self, target: &TargetId, action: &Action) -> Option<MutexGuard<'_, Kept>> {
-        let Action::SetShare { .. } = action else { return None };
-        let mut kept = self.kept.get(target)?.lock().await;
-        self.set_again(target, &mut kept).await;
-        Some(kept)
+        match action {
+            Action::SetShare { .. } => Some(self.kept.get(target)?.lock().await),
+            _ => None,
+        }
     }
 
-    /// Sets a proxy again that was restarted since the run set it, and tells so.
-    async fn set_again(&self, proxy: &TargetId, kept: &mut Kept) {
+    /// Sets a proxy again that was restarted since the run set it, and tells so. The way back does so only where its own action does
+    /// not apply: a proxy that came back with the weights that are wanted is left alone.
+    pub(super) async fn set_again(&self, proxy: &TargetId, kept: &mut Kept) {
         let Some((step, at)) = kept.last.clone() else { return };
         if kept.failed.is_some_and(|failed| failed.elapsed() < AGAIN) {
             return;

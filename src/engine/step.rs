@@ -65,6 +65,9 @@ impl Run {
     async fn act_alone(self: &Arc<Self>, step: &Step, target: &TargetId, action: &Action) -> Result<String, Trouble> {
         let failed = |why: String| Trouble::Failed(step.id.clone(), why);
         let mut kept = self.keep(target, action).await;
+        if let Some(kept) = &mut kept {
+            self.set_again(target, kept).await;
+        }
         let mut done = || {
             if let Some(kept) = &mut kept {
                 kept.set(&step.id, action);

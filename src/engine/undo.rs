@@ -39,7 +39,7 @@ impl Run {
         self.tell(Event::UndoStarted { step: step.id.clone(), title: step.title.clone() });
         let began = Instant::now();
         let mut kept = self.keep(target, action).await;
-        let deadline = began + DEADLINE;
+        let deadline = Instant::now() + DEADLINE;
         let demanded = Assumption { target: target.clone(), condition: after.clone() };
         let result = loop {
             let outcome = self.apply(target, action, permit, deadline).await;
@@ -63,6 +63,10 @@ impl Run {
                     Ok(Outcome::Unknown(cause)) => format!("{why}; whether it was taken back is not known: {cause}"),
                     Err(cause) => format!("{why}; {cause}"),
                 });
+            }
+            // A proxy that comes back only now has forgotten what the undo starts from.
+            if let Some(kept) = &mut kept {
+                self.set_again(target, kept).await;
             }
         };
         let (id, title, took) = (step.id.clone(), step.title.clone(), began.elapsed());

@@ -11,8 +11,8 @@ use crate::model::{
     HealthCheck, Job, JobFacts, Lineage, Live, Member, MemberCapabilities, MemberFacts, NameServer, NameServerFacts,
     Observed, Operational, Peak, Percent, Policy, PoolFacts, PoolMode, Pooler, PoolerFacts, Position, Power,
     PrimaryPlace, Proxy, ProxyCapabilities, ProxyFacts, ProxyServerFacts, Rate, RecordKey, RecordSet, RecordType,
-    ReplicaFacts, ReplicationMode, Role, Route, Saved, ServerFacts, ServerSetting, Service, Settings, Span,
-    SwitchoverStyle, Target, TargetId, TargetKind, Zone,
+    ReplicaFacts, ReplicationMode, Role, Route, ServerFacts, ServerSetting, Service, Settings, Span, SwitchoverStyle,
+    Target, TargetId, TargetKind, Zone,
 };
 use crate::topology::Topology;
 

@@ -315,6 +315,8 @@ pub struct Member {
     pub target: Arc<Target>,
     /// The higher, the sooner it becomes primary; 0 means never.
     pub priority: u32,
+    /// The member that it should receive from while that is a replica too; the primary where none is named.
+    pub follows: Option<String>,
 }
 
 /// How clients are led to a database's primary.

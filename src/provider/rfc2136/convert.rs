@@ -47,7 +47,6 @@ pub(super) fn name(text: &str) -> Result<Name, Fault> {
     if labels.iter().any(|label| label.len() > 63) {
         return Err(wrong("a label is longer than 63 characters"));
     }
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'*');
     if !labels.iter().all(|label| label.bytes().all(plain)) {
         return Err(wrong("it has other characters than letters, digits, `-`, `_` and `*`"));
     }
@@ -58,9 +57,19 @@ pub(super) fn name(text: &str) -> Result<Name, Fault> {
     Ok(name)
 }
 
+/// Characters of names that stand for themselves.
+fn plain(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'*')
+}
+
 /// A name as the model writes it: lower case, no final dot.
 pub(super) fn name_text(name: &Name) -> String {
-    let text = name.to_lowercase().to_ascii();
+    let name = name.to_lowercase();
+    if name.iter().all(|label| label.iter().copied().all(plain)) {
+        // The library would write a `-` at the beginning of a label as `\045`.
+        return name.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(".");
+    }
+    let text = name.to_ascii();
     text.strip_suffix('.').map_or_else(|| text.clone(), str::to_owned)
 }
 

@@ -13,7 +13,7 @@ use super::voice::Voice;
 use crate::diagnostic::Diagnostic;
 use crate::model::{FacilityName, FacilityState};
 use crate::plan::{self, HoldKind, Intent, Planned, Refusal, document};
-use crate::report::{self, Form, PlanAnswer};
+use crate::report::{self, PlanAnswer};
 use crate::topology;
 
 /// Makes a plan, prints it and saves it.
@@ -58,15 +58,22 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
         anstream::eprintln!("warning: overdue: {}; `{}` ends this hold", hold.kind.what(), hold.kind.ended_by());
     }
     let holds: Vec<HoldKind> = holds.into_iter().map(|hold| hold.kind).collect();
-    let form = super::show::form(args.format, args.brief, args.common.output);
     // What contradicts itself is refused without asking anybody.
+    let form = super::show::form(args.format, args.brief, args.common.output);
+    let refused = |refusals: &[Refusal]| {
+        let exit = Exit::Refused;
+        let refused = PlanAnswer::Refused { wish: &title(&intent), refusals, exit_code: exit as u8 };
+        (exit, report::answer(refused, form))
+    };
     if let Err(refusals) = plan::possible(&context.topology, &intent, &holds) {
-        return Ok(refused(&intent, &refusals, form));
+        let (exit, text) = refused(&refusals);
+        print(&text);
+        return Ok(exit);
     }
     let live = context.engine.observe().await;
     let (exit, text) = match plan::make(&context.topology, &intent, &holds, &live, now) {
         Planned::Nothing(notes) => (Exit::Success, report::answer(PlanAnswer::Nothing(&notes), form)),
-        Planned::Refused(refusals) => return Ok(refused(&intent, &refusals, form)),
+        Planned::Refused(refusals) => refused(&refusals),
         Planned::Plan(plan) => {
             let text = plan.to_yaml()?;
             let file = args.out.clone().unwrap_or_else(|| Path::new("plans").join(format!("{}.yaml", plan.id)));
@@ -81,12 +88,6 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
     };
     print(&text);
     Ok(exit)
-}
-
-fn refused(intent: &Intent, refusals: &[Refusal], form: Form) -> Exit {
-    let exit = Exit::Refused;
-    print(&report::answer(PlanAnswer::Refused { wish: &title(intent), refusals, exit_code: exit as u8 }, form));
-    exit
 }
 
 /// What to do about a plan that could not be saved.

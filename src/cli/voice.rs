@@ -25,12 +25,12 @@ impl Voice {
         exit
     }
 
-    /// Tells several things that are wrong at once.
-    pub fn errors(self, exit: Exit, wrong: &[String]) -> Exit {
-        match self.json {
-            true => self.error(exit, &wrong.join("\n")),
-            false => wrong.iter().fold(exit, |exit, what| self.error(exit, what)),
+    /// Tells several things that failed, each for itself where people read it.
+    pub fn errors(self, exit: Exit, what: &[String]) -> Exit {
+        if self.json {
+            return self.error(exit, &what.join("\n"));
         }
+        what.iter().fold(exit, |exit, what| self.error(exit, what))
     }
 
     /// Tells why something is refused.

@@ -233,6 +233,9 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     (diff.changes, diff.refusals)
 }
 
+/// Which servers are to get requests.
+type Admissions = Arc<BTreeMap<ForeignName, Admission>>;
+
 struct Diff<'a> {
     topology: &'a Topology,
     desired: &'a Desired,
@@ -337,10 +340,7 @@ impl Diff<'_> {
     }
 
     /// A service's servers, and which of them are to get requests.
-    fn admissions(
-        &self,
-        service: &Service,
-    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+    fn admissions(&self, service: &Service) -> (Arc<BTreeMap<ForeignName, Participant>>, Admissions) {
         let participants = live::participants(service);
         let admission = |participant: &Participant| {
             let serves = self.desired.serving.contains(&participant.facility);

@@ -67,7 +67,7 @@ impl World {
         Self { topology: read(text), ..self }
     }
 
-    fn facts(&mut self, id: &TargetId) -> &mut Facts {
+    pub fn facts(&mut self, id: &TargetId) -> &mut Facts {
         match self.live.get_mut(id) {
             Some(Observed::Known { value, .. }) => value,
             _ => panic!("no facts about {id}"),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DATABASE, POOLER, Resolver, TargetParts};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
-    Database, DatabaseName, FacilityName, ForeignName, Job, JobName, Member, Place, Pooler, PrimaryPlace, Route,
-    Settings, Span, TargetId, TargetKind,
+    Database, DatabaseName, Direct, FacilityName, ForeignName, Job, JobName, Member, Place, Pooler, PrimaryPlace,
+    Route, Settings, Span, TargetId, TargetKind,
 };
 use crate::topology::field::{Field, Key, Raw, Section};
 use crate::topology::syntax;
@@ -80,6 +80,7 @@ impl Resolver<'_, '_> {
             .collect();
         let has_poolers = !self.reader.is_empty(&database.poolers);
         let route = self.route(&name, &database.route, &whose, at, has_poolers, proxies);
+        let direct = self.direct(&database, &whose);
         let replication = database.replication.get().unwrap_or_default();
         Some(Database {
             primary: primary?,
@@ -87,6 +88,7 @@ impl Resolver<'_, '_> {
             mode: replication.mode.get().unwrap_or_default(),
             max_lag: replication.max_lag.get().unwrap_or(MAX_LAG),
             poolers,
+            direct,
             route: route?,
             failback: database.failback.get().unwrap_or_default(),
             name,
@@ -180,6 +182,22 @@ impl Resolver<'_, '_> {
         }
     }
 
+    /// Clients that use no pooler: an item that says nothing would be all of them.
+    fn direct(&self, database: &syntax::Database, whose: &str) -> Vec<Direct> {
+        let items = self.reader.list(&database.direct).into_iter().filter_map(|(item, at)| {
+            let direct =
+                Direct { application: item.application_name.get(), user: item.user.get(), address: item.address.get() };
+            if direct == (Direct { application: None, user: None, address: None }) {
+                let message = format!("an item of `direct` of {whose} says nothing");
+                let help = "name at least one of `application_name`, `user` and `address`";
+                self.reader.findings.add(Diagnostic::error("missing-value", at, message).help(help));
+                return None;
+            }
+            Some(direct)
+        });
+        items.collect()
+    }
+
     /// How clients are led to the primary; by the poolers' entry of the same name where the file does not say.
     fn route(
         &self,
@@ -249,7 +267,8 @@ impl Resolver<'_, '_> {
                 host: &pooler.host,
                 settings: self.settings(&pooler.settings, key.place),
             })?;
-            Some((key.text.to_owned(), Pooler { target }))
+            let egress = self.reader.list(&pooler.egress).into_iter().map(|(network, _)| network).collect();
+            Some((key.text.to_owned(), Pooler { target, egress }))
         });
         poolers.collect()
     }

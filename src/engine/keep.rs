@@ -47,12 +47,17 @@ pub(super) struct Kept {
 impl Kept {
     /// A step has set, or set back, what its action says.
     pub(super) fn set(&mut self, step: &StepId, action: &Action) {
+        self.set_at(step, action, Instant::now());
+    }
+
+    /// The same at an earlier moment.
+    pub(super) fn set_at(&mut self, step: &StepId, action: &Action, at: Instant) {
         let Action::SetShare { backends } = action else { return };
         for (backend, servers) in backends {
             let kept = self.settings.entry(backend.clone()).or_default();
             kept.extend(servers.iter().map(|(name, share)| (name.clone(), share.to)));
         }
-        self.last = Some((step.clone(), Instant::now()));
+        self.last = Some((step.clone(), at));
     }
 
     /// What leads from the present settings to those that were set.

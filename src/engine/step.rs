@@ -91,12 +91,21 @@ impl Run {
         let record = Record::StepStarted { step: step.id.clone(), assumed: step.before.clone(), intended };
         let permit = self.permit(std::slice::from_ref(step), record).await?;
         let deadline = Instant::now() + step.deadline.0;
+        let began = Instant::now();
         let mut attempt = self.act(step, target, action, &permit, deadline, self.engine.timeout).await;
         if let (Some(kept), Err(NotDone { acted: Acted::No, .. })) = (&mut kept, &attempt)
             && self.back_again(step, target, kept, deadline).await
         {
             // It was restarting just then, and certainly took nothing.
             attempt = self.act(step, target, action, &permit, deadline, self.engine.timeout).await;
+        }
+        if let (Some(kept), Err(NotDone { acted: Acted::Yes, .. })) = (&mut kept, &attempt) {
+            // It took it, and may have been restarted before that could be read.
+            kept.set_at(&step.id, action, began);
+            if self.set_again(target, kept).await {
+                let verified = self.check_after(&step.after, Instant::now() + self.engine.timeout).await;
+                attempt = verified.map_err(|why| NotDone { why, acted: Acted::Yes });
+            }
         }
         match attempt {
             Ok(facts) => {

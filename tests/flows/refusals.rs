@@ -21,6 +21,7 @@ fn refuses(world: &World, topology: &Path, words: &[&str]) {
 fn what_cannot_be_done_safely_is_refused_and_nothing_changes() {
     let world = World::start();
     let before = world.facts();
+    for_programs(&world);
     wishes(&world);
     targets(&world);
     plans(&world);
@@ -31,6 +32,35 @@ fn what_cannot_be_done_safely_is_refused_and_nothing_changes() {
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["Nothing to do"]);
     world.handover(&["status"]).code(0);
     world.end();
+}
+
+/// The same answers for programs.
+fn for_programs(world: &World) {
+    let told = |args: &[&str], code: i32| -> serde_json::Value {
+        let out = world.handover(args).code(code).out;
+        assert_eq!(out.lines().count(), 1, "{out}");
+        serde_json::from_str(&out).unwrap()
+    };
+    let status = told(&["status", "--format", "json"], 0);
+    assert_eq!(status["verdict"], "healthy", "{status}");
+    assert!(status["targets"].as_array().unwrap().iter().all(|target| target["reachable"] == true), "{status}");
+    let accounts =
+        status["databases"].as_array().unwrap().iter().find(|database| database["name"] == "accounts").unwrap();
+    assert_eq!((&accounts["primary"], &accounts["primaries"]), (&"west-pg1".into(), &1.into()), "{accounts}");
+    for service in status["services"].as_array().unwrap() {
+        for at in service["facilities"].as_array().unwrap() {
+            assert_eq!((&at["share_percent"], &at["desired_share_percent"]), (&50.0.into(), &50.0.into()), "{service}");
+        }
+    }
+    let metrics = world.handover(&["status", "--format", "prometheus"]).code(0).out;
+    assert!(metrics.contains("\nhandover_status_code{topology=\"clickbank\"} 0\n"), "{metrics}");
+    assert_eq!(metrics.matches("\nhandover_target_up{").count(), status["targets"].as_array().unwrap().len());
+
+    let nothing = told(&["plan", "--format", "json"], 0);
+    assert_eq!((&nothing["format"], &nothing["result"]), (&1.into(), &"nothing".into()), "{nothing}");
+    let refused = told(&["plan", "--format", "json", "--drain", "west", "--drain", "east"], 3);
+    assert_eq!((&refused["result"], &refused["exit_code"]), (&"refused".into(), &3.into()), "{refused}");
+    assert!(refused["refusals"][0]["advice"].is_string(), "{refused}");
 }
 
 /// Wishes that contradict each other, the policy or the file.

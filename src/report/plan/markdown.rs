@@ -117,7 +117,9 @@ fn plain(text: &Text) -> String {
 /// Text that is shown as it is, on one line: no mark, tag, link or cell boundary in it has an effect.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
-    for (index, c) in one_line(text).chars().enumerate() {
+    let text = one_line(text);
+    let mut characters = text.chars().enumerate().peekable();
+    while let Some((index, c)) = characters.next() {
         match c {
             '<' => out += "&lt;",
             '>' => out += "&gt;",
@@ -125,7 +127,11 @@ fn escaped(text: &str) -> String {
             c if SPECIAL.contains(c) => out.extend(['\\', c]),
             // Only at the beginning of a line do these make lists, headings and rules.
             '-' | '+' | '=' | '!' if index == 0 => out.extend(['\\', c]),
-            '.' if out.chars().all(|c| c.is_ascii_digit()) => out.extend(['\\', c]),
+            '.' if characters.peek().is_none_or(|(_, next)| *next == ' ')
+                && out.chars().all(|c| c.is_ascii_digit()) =>
+            {
+                out.extend(['\\', c]);
+            }
             c => out.push(c),
         }
     }

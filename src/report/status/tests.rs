@@ -55,6 +55,43 @@ fn a_drained_facility_that_is_switched_off_alarms_nobody_but_a_missing_replica_d
 }
 
 #[test]
+fn a_replica_of_a_replica_is_as_far_behind_as_that_one_says() {
+    let mut topology = topology();
+    let name: crate::model::DatabaseName = "accounts".into();
+    let database = topology.databases.get_mut(&name).unwrap();
+    let (id, address) = (TargetId::member(&name, "east-pg9"), "10.20.0.109:5432".to_owned());
+    let mut third = database.members["east-pg1"].clone();
+    third.target = std::sync::Arc::new(crate::model::Target { id: id.clone(), address, ..(*third.target).clone() });
+    let sender = database.members["east-pg1"].target.clone();
+    database.members.insert("east-pg9".to_owned(), third);
+    let mut live = live(&topology, 100, "west");
+    let change = |live: &mut Live, id: &TargetId, change: &mut dyn FnMut(&mut crate::model::MemberFacts)| match live
+        .get_mut(id)
+    {
+        Some(Observed::Known { value: Facts::Member(facts), .. }) => change(facts),
+        other => panic!("{other:?}"),
+    };
+    let cell = |live: &Live| {
+        let view = StatusView::new(&topology, live, &[], Vec::new(), now());
+        (view.level, status(&view, Style::plain(200)))
+    };
+    // The primary does not see it, its sender does.
+    let mut replica = None;
+    change(&mut live, &TargetId::member(&name, "west-pg1"), &mut |facts| {
+        let index = facts.replicas.iter().position(|replica| replica.name == "east_pg9").unwrap();
+        replica = Some(facts.replicas.remove(index));
+    });
+    change(&mut live, &id, &mut |facts| facts.receives_from = Some(sender.address.clone()));
+    let (level, text) = cell(&live);
+    assert_eq!(level, ExitLevel::Degraded, "{text}");
+    assert!(text.contains("east-pg9 is a replica that receives nothing"), "{text}");
+    change(&mut live, &sender.id, &mut |facts| facts.replicas.push(replica.clone().unwrap()));
+    let (level, text) = cell(&live);
+    assert_eq!(level, ExitLevel::Healthy, "{text}");
+    assert!(text.contains("east-pg9 replicates from east-pg1"), "{text}");
+}
+
+#[test]
 fn a_drained_facility_with_a_forgotten_hold() {
     let topology = topology();
     let hold = [drained_west("2026-11-22T00:00:00Z")];

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use handover::journal::Permit;
-use handover::model::{Action, Observed, PoolerFacts, Scope};
+use handover::model::{Action, FromTo, Observed, PoolerFacts, Scope};
 use handover::provider::pgbouncer::Pgbouncer;
+use handover::provider::postgresql::Postgresql;
 use handover::provider::{Outcome, Provider};
 use handover::transport::Transport;
 use servers::{Member, Pooler, Site};
@@ -99,7 +100,7 @@ impl Growing {
 struct World {
     // Dropped in this order: the servers before their directory.
     pooler: Pooler,
-    _primary: Member,
+    primary: Member,
     pgbouncer: Pgbouncer,
     permit: Permit,
     _site: Site,
@@ -112,8 +113,12 @@ impl World {
         let primary = Member::primary(&site, "a-pg1");
         let settings = format!("{settings}\nserver_login_retry = {}", RETRY.as_secs());
         let pooler = Pooler::start_with(&site, &primary.address(), entry, &settings);
+        Self::with(site, primary, pooler).await
+    }
+
+    async fn with(site: Site, primary: Member, pooler: Pooler) -> Self {
         let pgbouncer = Pgbouncer::new(site.secrets(), Arc::new(Transport::new()));
-        Self { pooler, _primary: primary, pgbouncer, permit: common::permit().await, _site: site }
+        Self { pooler, primary, pgbouncer, permit: common::permit().await, _site: site }
     }
 
     async fn act(&self, action: Action) -> Outcome {
@@ -174,4 +179,143 @@ async fn nor_do_they_where_the_entry_has_limits_of_its_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_do_they_where_servers_are_kept_open() {
     World::start("", "min_pool_size = 4").await.pauses(10).await;
+}
+
+/// Two processes on one port: what is said at the pooler is said to both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_process_of_a_pooler_is_paused_redirected_and_resumed() {
+    let site = Site::new();
+    let primary = Member::primary(&site, "a-pg1");
+    let replica = Member::replica(&site, "b-pg1", &primary);
+    let pooler = Pooler::start_two(&site, &primary.address());
+    let mut world = World::with(site, primary, pooler).await;
+    let listed = world.pooler.consoles.clone();
+    assert_eq!(world.facts().await.gaps, [""; 0]);
+
+    // What is missing is seen: no list, one process twice, a process that nobody listed.
+    let own = &listed[0];
+    let socket = listed[1].strip_prefix("unix:").unwrap();
+    let link = format!("{socket}.link");
+    std::os::unix::fs::symlink(socket, &link).unwrap();
+    let link = format!("unix:{link}");
+    for (consoles, gap) in [
+        (vec![], "their consoles are not listed"),
+        (vec![own.clone(), listed[1].clone(), link.clone()], "are of one process"),
+        (vec![own.clone()], "a process whose console is not listed"),
+    ] {
+        world.pooler.consoles = consoles;
+        let gaps = world.facts().await.gaps;
+        assert!(gaps.iter().any(|found| found.contains(gap)), "{gap}: {gaps:?}");
+    }
+    world.pooler.consoles = listed.clone();
+
+    // Clients of both processes wait, and go on at the other server.
+    let address = |console: &str| console.strip_prefix("tcp://").map(|it| it.rsplit_once(':').unwrap().0.to_owned());
+    let socket = listed[1].strip_prefix("unix:").unwrap().rsplit_once('/').unwrap().0.to_owned();
+    let hosts = [address(&listed[0]).unwrap(), socket];
+    let port = world.pooler.port;
+    let mut clients = Vec::new();
+    for host in &hosts {
+        let login = format!("host={host} port={port} user=app password=app-secret dbname=accounts");
+        let (client, connection) = tokio_postgres::connect(&login, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        clients.push(client);
+    }
+    const WHERE: &str = "SELECT inet_server_port()";
+    let answered = |rows: Vec<tokio_postgres::SimpleQueryMessage>| {
+        rows.into_iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+    };
+    for client in &clients {
+        assert_eq!(answered(client.simple_query(WHERE).await.unwrap()), Some(world.primary.port.to_string()));
+    }
+    let facts = world.facts().await;
+    assert_eq!(facts.databases["accounts"].as_ref().unwrap().servers.len(), 2, "a server connection of each process");
+    assert_eq!(world.pause().await, Outcome::Applied);
+    let pool = world.facts().await.databases["accounts"].clone().unwrap();
+    assert!(pool.paused && pool.pausing, "{pool:?}");
+    let waiting: Vec<_> = clients.iter().map(|client| client.simple_query(WHERE)).collect();
+    let route = FromTo { from: world.primary.address(), to: replica.address() };
+    let database = || "accounts".into();
+    assert_eq!(world.act(Action::WriteRoute { database: database(), route: route.clone() }).await, Outcome::Applied);
+    let (redirected, went_on) = tokio::join!(
+        world.act(Action::Redirect { database: database(), route: route.clone() }),
+        tokio::time::timeout(Duration::from_secs(30), futures_util::future::join_all(waiting))
+    );
+    assert_eq!(redirected, Outcome::Applied);
+    for rows in went_on.expect("clients hang") {
+        assert_eq!(answered(rows.unwrap()), Some(replica.port.to_string()));
+    }
+    let pool = world.facts().await.databases["accounts"].clone().unwrap();
+    assert_eq!((pool.route, pool.pausing), (replica.address(), false));
+    // A process that cannot be paused frees the other.
+    let login = format!("host={} port={port} user=app password=app-secret dbname=accounts", hosts[1]);
+    let (client, connection) = tokio_postgres::connect(&login, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.simple_query("BEGIN; SELECT 1").await.unwrap();
+    let action = Action::Pause { database: database() };
+    let outcome = world.pgbouncer.apply(&world.pooler.target(), &action, &world.permit, within(2.0)).await;
+    assert!(matches!(&outcome, Outcome::NotApplied(why) if why.to_string().contains("clients go on")), "{outcome:?}");
+    assert!(!world.facts().await.databases["accounts"].as_ref().unwrap().pausing);
+    client.simple_query("COMMIT").await.unwrap();
+}
+
+/// Whoever is connected past the pooler is told apart from its own connections, also where they come from one machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_the_pooler_are_told_apart_from_others() {
+    let world = World::start("", "").await;
+    let mut clients = Vec::new();
+    for (port, database) in [(world.pooler.port, "accounts"), (world.primary.port, "postgres")] {
+        let login =
+            format!("host=127.0.0.1 port={port} user=app password=app-secret dbname={database} application_name=shop");
+        let (client, connection) = tokio_postgres::connect(&login, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.unwrap();
+        clients.push(client);
+    }
+    // What has just connected is not compared.
+    world.primary.until("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop' AND backend_start < now() - interval '1.2 s'", "2");
+    let target = world.primary.target();
+    let postgresql = Postgresql::new(world._site.secrets(), Arc::new(Transport::new()));
+    let Observed::Known { value, .. } = postgresql.observe(&target, &Scope::Member, within(10.0)).await else {
+        panic!("unreachable")
+    };
+    let shop = value.member().unwrap().clients.iter().find(|client| client.application == "shop").unwrap();
+    assert_eq!((shop.count, shop.ports.len(), shop.address.as_deref()), (2, 2, Some("127.0.0.1")));
+    let servers = world.facts().await.databases["accounts"].clone().unwrap().servers;
+    let own = shop.ports.iter().filter(|port| servers.contains(&format!("127.0.0.1:{port}"))).count();
+    assert_eq!(own, 1, "{shop:?} {servers:?}");
+}
+
+/// What other managers leave in the settings is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_manager_is_seen() {
+    let world = World::start("", "").await;
+    let postgresql = Postgresql::new(world._site.secrets(), Arc::new(Transport::new()));
+    let manager = async || match postgresql.observe(&world.primary.target(), &Scope::Member, within(10.0)).await {
+        Observed::Known { value, .. } => value.member().unwrap().settings.get("manager").cloned(),
+        Observed::Unreachable(why) => panic!("{why}"),
+    };
+    assert_eq!(manager().await, None);
+    // Patroni starts servers with their settings on the command line, and stays connected.
+    let login = format!("host=127.0.0.1 port={} user=app dbname=postgres", world.primary.port);
+    let (client, connection) =
+        tokio_postgres::connect(&format!("{login} application_name='Patroni heartbeat'"), tokio_postgres::NoTls)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    assert_eq!(manager().await.as_deref(), Some("Patroni"));
+    drop(client);
+    world.primary.stop();
+    world.primary.start_with("--cluster_name=accounts --max_prepared_transactions=0 --wal_level=replica");
+    assert_eq!(manager().await.as_deref(), Some("Patroni"));
+    world.primary.stop();
+    std::fs::write(world.primary.data.join("postgresql-auto-failover.conf"), "cluster_name = 'accounts'\n").unwrap();
+    let conf = world.primary.data.join("postgresql.conf");
+    let text = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, format!("include 'postgresql-auto-failover.conf'\n{text}")).unwrap();
+    world.primary.start();
+    assert_eq!(manager().await.as_deref(), Some("pg_auto_failover"));
 }

@@ -1,12 +1,25 @@
 //! Measures `handover` beside what people use today, in one run on one machine: `make bench`. The method is in `docs/performance.md`.
 
+mod dns;
 #[path = "../../tests/common/healthy.rs"]
 mod healthy;
+mod namespace;
 mod numbers;
+mod observe;
 mod planner;
+mod programs;
+mod report;
+mod run;
+#[path = "../../tests/common/postgres.rs"]
+mod servers;
+mod switchover;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Measures handover beside what people use today")]
@@ -17,23 +30,66 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything
+    Run(run::Arguments),
     /// Plans for generated topologies of 1,000, 10,000 and 100,000 targets
     Planner,
-    /// One such plan, measured in a process of its own
+    /// Switchovers; run inside a namespace of their own by `run`
     #[command(hide = true)]
-    PlannerOnce {
-        /// About how many targets
-        targets: usize,
+    Switchovers {
+        #[arg(long)]
+        pairs: u32,
+    },
+    /// Zones of all sizes; run inside a namespace of their own by `run`
+    #[command(hide = true)]
+    Zones {
+        #[arg(long, value_delimiter = ',', default_value = "100,10000,100000")]
+        sizes: Vec<usize>,
+        #[arg(long)]
+        octodns: PathBuf,
+        #[arg(long)]
+        times: u32,
+        #[arg(long)]
+        octodns_times: u32,
+    },
+    /// One size, in a process of its own
+    #[command(hide = true)]
+    PlannerOnce { targets: usize },
+    /// Observing, inside a lab
+    #[command(hide = true)]
+    ObserveOnce {
+        #[arg(long)]
+        times: u32,
+    },
+    /// A program, measured
+    #[command(hide = true)]
+    Timed {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
     },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Planner => {
-            let measured = planner::measure()?;
-            print!("{}", planner::table(&measured));
+        Command::Run(arguments) => runtime()?.block_on(run::run(arguments))?,
+        Command::Planner => print!("{}", planner::table(&planner::measure()?)),
+        Command::Switchovers { pairs } => print(&switchover::measure(pairs)?)?,
+        Command::Zones { sizes, octodns, times, octodns_times } => {
+            print(&dns::measure(&sizes, &octodns, times, octodns_times)?)?;
         }
-        Command::PlannerOnce { targets } => println!("{}", serde_json::to_string(&planner::once(targets)?)?),
+        Command::PlannerOnce { targets } => print(&planner::once(targets)?)?,
+        Command::ObserveOnce { times } => print(&runtime()?.block_on(observe::once(times))?)?,
+        Command::Timed { command } => print(&dns::run_timed(&command)?)?,
     }
     Ok(())
+}
+
+/// For the process that asked.
+fn print(result: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(result)?);
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }

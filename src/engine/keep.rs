@@ -121,7 +121,11 @@ impl Run {
         if facts.age > at.elapsed() + RESOLUTION || lost.is_empty() {
             return;
         }
-        let (name, age) = (proxy.name(), Span::secs(facts.age.as_secs()));
+        let name = proxy.name();
+        let age = match facts.age.as_secs() {
+            0 => "less than a second".to_owned(),
+            seconds => Span::secs(seconds).to_string(),
+        };
         let servers = lost.values().map(BTreeMap::len).sum::<usize>();
         let what = format!("{name} was restarted {age} ago and forgot the weights of {servers} servers");
         let cause = if facts.capabilities.persistent {

@@ -12,6 +12,7 @@ use super::name::{
     DatabaseName, FacilityName, ForeignName, HostName, JobName, ProviderName, ServiceName, TargetId, TargetKind,
     ZoneName,
 };
+use super::network::Network;
 use super::quantity::{Percent, Rate, Span};
 use super::settings::Settings;
 
@@ -288,10 +289,23 @@ pub struct Database {
     pub max_lag: Span,
     /// The poolers in front of it, by name.
     pub poolers: BTreeSet<String>,
+    /// Clients that use no pooler, knowingly: a switchover cuts them.
+    pub direct: Vec<Direct>,
     /// How clients are led to its primary.
     pub route: Route,
     /// When a restored facility gets the primary back.
     pub failback: Failback,
+}
+
+/// How clients look that use no pooler: everything that is given fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// What they call themselves.
+    pub application: Option<String>,
+    /// Their login name.
+    pub user: Option<String>,
+    /// Where they come from.
+    pub address: Option<Network>,
 }
 
 /// One member of a database.
@@ -301,6 +315,8 @@ pub struct Member {
     pub target: Arc<Target>,
     /// The higher, the sooner it becomes primary; 0 means never.
     pub priority: u32,
+    /// The member that it should receive from while that is a replica too; the primary where none is named.
+    pub follows: Option<String>,
 }
 
 /// How clients are led to a database's primary.
@@ -317,6 +333,8 @@ pub enum Route {
 pub struct Pooler {
     /// How it is reached.
     pub target: Arc<Target>,
+    /// Where its connections to servers come from, where that is not what it says itself: an address that is translated.
+    pub egress: Vec<Network>,
 }
 
 /// A cron job or queue worker: stopped before a switchover, started after it.

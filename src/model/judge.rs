@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::Condition;
-use super::facts::{Facts, MemberFacts, Operational, PoolFacts, ProxyFacts, Role};
+use super::facts::{Facts, MemberFacts, Operational, ProxyFacts, Role};
 use super::name::ForeignName;
+use super::pooler::PoolFacts;
 use super::saved::Saved;
 
 /// Why a condition does not hold: what is there instead, as "found …".

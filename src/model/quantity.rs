@@ -242,6 +242,8 @@ macro_rules! as_text {
     )*};
 }
 
+pub(super) use as_text;
+
 as_text! {
     Percent: "^([0-9]{1,2}(\\.[0-9]{1,2})?|100(\\.0{1,2})?) *%$", "A percentage such as `50%` or `12.5%`.";
     Rate: "^[0-9]+ *rps$", "Requests per second, such as `800 rps`.";

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
+use super::followers;
 use super::live::{self, backend_of};
 use super::weights::{Participant, effective, nearest};
 use crate::model::{
@@ -104,8 +105,8 @@ pub struct FollowChange {
     pub database: DatabaseName,
     /// Its primary.
     pub primary: Peer,
-    /// The members that do not follow it and can.
-    pub members: BTreeSet<TargetId>,
+    /// The members that do not follow whom they should and can, each with whom.
+    pub members: BTreeMap<TargetId, Peer>,
     /// The names that commits wait for, now and wanted.
     pub synchronous: FromTo<String>,
 }
@@ -192,9 +193,9 @@ impl Changes {
             ));
         }
         for change in &self.follows {
-            let (database, primary) = (&change.database, change.primary.member.name());
-            for member in &change.members {
-                lines.push(format!("{} of {database} does not follow {primary}", member.name()));
+            let database = &change.database;
+            for (member, upstream) in &change.members {
+                lines.push(format!("{} of {database} does not follow {}", member.name(), upstream.member.name()));
             }
             if change.synchronous.from != change.synchronous.to {
                 lines.push(format!("commits of {database} wait for nobody, should wait for {}", change.synchronous.to));
@@ -231,6 +232,9 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     diff.changes.postponed.dedup();
     (diff.changes, diff.refusals)
 }
+
+/// Which servers are to get requests.
+type Admissions = Arc<BTreeMap<ForeignName, Admission>>;
 
 struct Diff<'a> {
     topology: &'a Topology,
@@ -336,10 +340,7 @@ impl Diff<'_> {
     }
 
     /// A service's servers, and which of them are to get requests.
-    fn admissions(
-        &self,
-        service: &Service,
-    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+    fn admissions(&self, service: &Service) -> (Arc<BTreeMap<ForeignName, Participant>>, Admissions) {
         let participants = live::participants(service);
         let admission = |participant: &Participant| {
             let serves = self.desired.serving.contains(&participant.facility);
@@ -427,19 +428,26 @@ impl Diff<'_> {
     /// Members that stand aside, and commits that wait for nobody though they should.
     fn follows(&mut self, database: &crate::model::Database, primary: &Peer, facts: &MemberFacts) {
         let known = |address: &String| database.members.values().any(|member| member.target.address == *address);
-        let aside = |facts: &MemberFacts| match (facts.role, &facts.receives_from) {
-            (Role::Fenced, _) => true,
-            // A replica may follow another replica.
-            (Role::Replica, from) => !from.as_ref().is_some_and(known),
-            _ => false,
+        let replicates = |peer: &Peer| {
+            live::member(self.live, &peer.member)
+                .is_some_and(|facts| matches!(facts.role, Role::Replica | Role::Fenced))
         };
-        let members: BTreeSet<TargetId> = database
-            .members
-            .values()
-            .map(|member| &member.target.id)
-            .filter(|id| live::member(self.live, id).is_some_and(aside))
-            .cloned()
-            .collect();
+        let aside = |id: &TargetId| {
+            let facts = live::member(self.live, id)?;
+            // Two that receive from one another would receive nothing.
+            let around = |peer: &Peer| followers::receives_through(database, &peer.member, id, self.live);
+            let wanted =
+                followers::wanted(database, id, &primary.member).filter(replicates).filter(|peer| !around(peer));
+            match (facts.role, &facts.receives_from, &wanted) {
+                // Where the topology names nobody, a replica may follow another replica.
+                (Role::Replica, Some(from), None) if known(from) => None,
+                (Role::Replica, Some(from), Some(wanted)) if *from == wanted.address => None,
+                (Role::Fenced | Role::Replica, ..) => Some(wanted.unwrap_or_else(|| primary.clone())),
+                _ => None,
+            }
+        };
+        let ids = database.members.values().map(|member| &member.target.id);
+        let members: BTreeMap<TargetId, Peer> = ids.filter_map(|id| Some((id.clone(), aside(id)?))).collect();
         let from = facts.synchronous_names.clone();
         let others: Vec<&str> =
             database.members.keys().map(String::as_str).filter(|name| *name != primary.member.name()).collect();

@@ -43,6 +43,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         let (from, to) = (&change.from.member, &change.to.member);
         notes.extend(Followers::of(database, from, to, live).notes(to));
         notes.extend(preflight::rewind_note(from, to, live));
+        notes.extend(preflight::direct_notes(topology, database, from, live));
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
             if objection.may_pass {
                 notes.push(format!("{}: apply will hold until it has passed: {}", objection.what, objection.advice));
@@ -92,7 +93,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         primaries: ordered.primaries,
         holds: desired.holds,
         releases: desired.releases,
-        facts: facts(topology, &changes, live),
+        facts: facts(topology, changes, live),
         stages: ordered.stages,
         steps: ordered.steps,
     }))
@@ -190,7 +191,7 @@ fn share_notes(topology: &Topology, desired: &Desired, changes: &Changes) -> Vec
     notes.extend(texts.into_iter().map(|(text, services)| format!("{}: {text}", crate::model::text::list(services))));
     for change in &changes.shares {
         let given = weights(&change.shares.to, &change.participants, change.max_weight);
-        let share = |server: &ForeignName| Some(change.shares.to.get(&change.participants.get(server)?.facility)?);
+        let share = |server: &ForeignName| change.shares.to.get(&change.participants.get(server)?.facility);
         let idle: Vec<&ForeignName> = given
             .iter()
             .filter(|(server, weight)| **weight == 0 && share(server).is_some_and(|share| *share > Percent::ZERO))
@@ -208,18 +209,18 @@ fn share_notes(topology: &Topology, desired: &Desired, changes: &Changes) -> Vec
 }
 
 /// The identity facts that the plan relies on: of every target that it changes or that must agree.
-fn facts(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Assumption> {
+fn facts(topology: &Topology, changes: Changes, live: &Live) -> Vec<Assumption> {
     let mut facts = Vec::new();
     for change in &changes.records {
         let sets = change.sets.iter().map(|(key, set)| (key.clone(), set.from.clone())).collect();
         facts.push(Assumption::on(&change.server, Condition::Records { sets }));
     }
     let mut proxies = BTreeMap::new();
-    for change in &changes.shares {
-        let backends: &mut BTreeMap<_, _> = proxies.entry(&change.proxy).or_default();
-        backends.insert(change.backend.clone(), change.settings.clone());
+    for change in changes.shares {
+        let backends: &mut BTreeMap<_, _> = proxies.entry(change.proxy).or_default();
+        backends.insert(change.backend, change.settings);
     }
-    facts.extend(proxies.into_iter().map(|(proxy, backends)| Assumption::on(proxy, Condition::Servers { backends })));
+    facts.extend(proxies.into_iter().map(|(proxy, backends)| Assumption::on(&proxy, Condition::Servers { backends })));
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
         for member in database.members.values() {

@@ -90,20 +90,27 @@ pub fn topology() -> Topology {
             let member = format!("{facility}-pg{number}");
             let address = format!("10.{net}.0.100:543{}", number + 1);
             let target = target(TargetId::member(&name.into(), &member), TargetKind::Member, facility, &address);
-            vec![(member, Member { target, priority: 100 })]
+            vec![(member, Member { target, priority: 100, follows: None })]
         })
         .into_iter()
         .collect(),
         mode: ReplicationMode::Asynchronous,
         max_lag: Span::secs(1),
         poolers: ["west-pool1".to_owned(), "east-pool1".to_owned()].into(),
+        direct: Vec::new(),
         route: Route::PoolerDatabase(name.into()),
         failback: Failback::Manual,
     };
     let poolers = both(|facility, net| {
         let name = format!("{facility}-pool1");
         let id = TargetId::pooler(&name);
-        vec![(name, Pooler { target: target(id, TargetKind::Pooler, facility, &format!("10.{net}.0.110:6432")) })]
+        vec![(
+            name,
+            Pooler {
+                target: target(id, TargetKind::Pooler, facility, &format!("10.{net}.0.110:6432")),
+                egress: Vec::new(),
+            },
+        )]
     });
     let billing = Job {
         target: target(TargetId::job(&"billing".into()), TargetKind::Job, "west", ""),
@@ -242,6 +249,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                 active: 4,
                 waiting: 0,
                 own_min_size: 0,
+                servers: BTreeSet::new(),
             };
             (database.name.as_str().into(), Some(pool))
         });

@@ -7,7 +7,7 @@ use serde::de::Error;
 
 use super::field::{Field, Items, Raw, Section};
 use super::schema::NAME;
-use crate::model::{DrainThen, FacilityState, Failback, Percent, Rate, ReplicationMode, Span};
+use crate::model::{self, DrainThen, FacilityState, Failback, Percent, Rate, ReplicationMode, Span};
 
 macro_rules! maps {
     ($($(#[$about:meta])* $name:ident { $($(#[$meta:meta])* $key:ident: $kind:ty,)* })*) => {$(
@@ -253,6 +253,8 @@ maps! {
         replication: Replication,
         /// The poolers in front of it.
         poolers: Items<String>,
+        /// Clients that use no pooler, knowingly: a switchover cuts them.
+        direct: Items<Direct>,
         /// How clients are led to the primary.
         #[schemars(extend("oneOf" = [{"required": ["pooler_database"]}, {"required": ["backend"]}]))]
         route: Route,
@@ -275,6 +277,8 @@ maps! {
         /// The higher, the sooner it becomes primary; 0 means never.
         #[schemars(extend("default" = 100))]
         priority: u32,
+        /// The member that it receives from while that is a replica too; the primary where none is named.
+        follows: String,
     }
     /// Replication.
     Replication {
@@ -284,6 +288,15 @@ maps! {
         /// The largest acceptable lag.
         #[schemars(extend("default" = "1s"))]
         max_lag: Span,
+    }
+    /// Clients that use no pooler: everything that is given fits.
+    Direct {
+        /// What they call themselves.
+        application_name: String,
+        /// Their login name.
+        user: String,
+        /// Where they come from.
+        address: model::Network,
     }
     /// The way of clients to the primary.
     Route {
@@ -306,6 +319,8 @@ maps! {
         host: String,
         /// How to log in, and which file holds the routes.
         settings: Raw,
+        /// Where its connections to servers come from, where the servers see other addresses than it does.
+        egress: Items<model::Network>,
     }
     /// A machine on which commands run.
     Host {

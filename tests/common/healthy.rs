@@ -158,6 +158,7 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
             active: 0,
             waiting: 0,
             own_min_size: 0,
+            servers: BTreeSet::new(),
         }
     };
     PoolerFacts {

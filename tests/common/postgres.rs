@@ -167,7 +167,12 @@ impl Member {
     }
 
     pub fn start(&self) {
-        let options = format!("-p {}", self.port);
+        self.start_with("");
+    }
+
+    /// With more options on its command line.
+    pub fn start_with(&self, options: &str) {
+        let options = format!("-p {} {options}", self.port);
         let mut start = as_postgres(&format!("{BIN}/pg_ctl"));
         start.args(["start", "-w", "-s", "-o", &options, "-l"]).arg(self.data.with_extension("log"));
         start.arg("-D").arg(&self.data).stdout(Stdio::null()).stderr(Stdio::null());
@@ -277,11 +282,12 @@ impl Drop for Member {
     }
 }
 
-/// A pgbouncer whose database `accounts` leads to one member.
+/// A pgbouncer whose database `accounts` leads to one member; several processes, where it is asked for.
 pub struct Pooler {
     pub port: u16,
     pub databases: PathBuf,
-    process: std::process::Child,
+    pub consoles: Vec<String>,
+    processes: Vec<std::process::Child>,
 }
 
 impl Pooler {
@@ -290,50 +296,82 @@ impl Pooler {
     }
 
     /// One whose entry and whose configuration have more settings.
-    pub fn start_with(site: &Site, leads_to: &str, entry_settings: &str, settings: &str) -> Self {
+    pub fn start_with(site: &Site, leads_to: &str, entry: &str, settings: &str) -> Self {
+        let mut pooler = Self::files(site, leads_to, entry);
+        let config = pooler.config(site, &format!("listen_addr = 127.0.0.1\nunix_socket_dir =\n{settings}\n"));
+        pooler.run(&config, "127.0.0.1");
+        pooler
+    }
+
+    /// Two processes on one port, the first with an address of its own, the second with a socket.
+    pub fn start_two(site: &Site, leads_to: &str) -> Self {
+        let mut pooler = Self::files(site, leads_to, "");
+        // An address of this test alone, in a network that is all of this machine.
+        let own = format!("127.9.{}.{}", pooler.port >> 8, (pooler.port & 0xff).max(1));
+        let shared = "so_reuseport = 1\n";
+        let config = pooler.config(site, &format!("listen_addr = 127.0.0.1,{own}\nunix_socket_dir =\n{shared}"));
+        pooler.run(&config, &own);
+        let sockets = pooler.databases.with_file_name("sockets");
+        fs::create_dir(&sockets).unwrap();
+        give(&sockets);
+        let config =
+            pooler.config(site, &format!("listen_addr = 127.0.0.1\nunix_socket_dir = {}\n{shared}", sockets.display()));
+        pooler.run(&config, "127.0.0.1");
+        let socket = sockets.join(format!(".s.PGSQL.{}", pooler.port));
+        let began = Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "no {}", socket.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        pooler.consoles = vec![format!("tcp://{own}:{}", pooler.port), format!("unix:{}", socket.display())];
+        pooler
+    }
+
+    fn files(site: &Site, leads_to: &str, entry: &str) -> Self {
         let dir = site.path().join("pool");
         fs::create_dir(&dir).unwrap();
-        let port = free_port();
-        let (host, server_port) = leads_to.split_once(':').unwrap();
+        let (host, port) = leads_to.split_once(':').unwrap();
         let databases = dir.join("databases.ini");
-        let entry = format!(
-            "; where clients go\n[databases]\naccounts = host={host} port={server_port} dbname=postgres {entry_settings}\n"
-        );
-        fs::write(&databases, entry).unwrap();
-        fs::write(
-            dir.join("users"),
-            "\"handover\" \"pool-secret\"\n\"looker\" \"pool-secret\"\n\"app\" \"app-secret\"\n",
-        )
-        .unwrap();
-        let config = format!(
-            "%include {}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = scram-sha-256\nauth_file = {}\nadmin_users = handover\nstats_users = looker\n\
-             pool_mode = transaction\nlogfile = {}\n{settings}\n",
-            databases.display(),
-            dir.join("users").display(),
-            dir.join("log").display()
-        );
-        fs::write(dir.join("pgbouncer.ini"), config).unwrap();
+        let text =
+            format!("; where clients go\n[databases]\naccounts = host={host} port={port} dbname=postgres {entry}\n");
+        fs::write(&databases, text).unwrap();
+        let users = "\"handover\" \"pool-secret\"\n\"looker\" \"pool-secret\"\n\"app\" \"app-secret\"\n";
+        fs::write(dir.join("users"), users).unwrap();
         for path in [&dir, &databases] {
             give(path);
         }
-        let process = as_postgres("pgbouncer")
-            .arg("-q")
-            .arg(dir.join("pgbouncer.ini"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self { port: free_port(), databases, consoles: Vec::new(), processes: Vec::new() }
+    }
+
+    /// The configuration of one more process.
+    fn config(&self, site: &Site, settings: &str) -> PathBuf {
+        let dir = site.path().join("pool");
+        let path = dir.join(format!("pgbouncer-{}.ini", self.processes.len()));
+        let config = format!(
+            "%include {}\n[pgbouncer]\nlisten_port = {}\nauth_type = scram-sha-256\nauth_file = {}\n\
+             admin_users = handover\nstats_users = looker\npool_mode = transaction\nlogfile = {}\n{settings}\n",
+            self.databases.display(),
+            self.port,
+            dir.join("users").display(),
+            dir.join("log").display()
+        );
+        fs::write(&path, config).unwrap();
+        path
+    }
+
+    fn run(&mut self, config: &Path, address: &str) {
+        let mut pgbouncer = as_postgres("pgbouncer");
+        pgbouncer.arg("-q").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        self.processes.push(pgbouncer.spawn().unwrap());
         let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while std::net::TcpStream::connect((address, self.port)).is_err() {
             assert!(
-                began.elapsed() < Duration::from_secs(10),
+                began.elapsed() < Duration::from_secs(20),
                 "{}",
-                fs::read_to_string(dir.join("log")).unwrap_or_default()
+                fs::read_to_string(config.with_file_name("log")).unwrap_or_default()
             );
             std::thread::sleep(Duration::from_millis(10));
         }
-        Self { port, databases, process }
     }
 
     /// As its administrator.
@@ -356,7 +394,9 @@ impl Pooler {
     }
 
     pub fn signal(&self, signal: &str) {
-        Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        for process in &self.processes {
+            Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap();
+        }
     }
 
     pub fn address(&self) -> String {
@@ -369,12 +409,17 @@ impl Pooler {
 
     pub fn target_as(&self, admin: &str) -> Target {
         let probe = SettingValue::Map(entries([("user", text("app")), ("password", file("probe"))]));
-        let settings = entries([
+        let mut settings = entries([
             ("admin", text(admin)),
             ("password", file("pgbouncer")),
             ("databases", text(self.databases.to_str().unwrap())),
             ("probe", probe),
         ]);
+        if !self.consoles.is_empty() {
+            let place = Place::default();
+            let items = self.consoles.iter().map(|console| Setting { value: text(console), place }).collect();
+            settings.extend(entries([("consoles", SettingValue::List(items))]));
+        }
         Target {
             id: TargetId::pooler("west-pool1"),
             kind: TargetKind::Pooler,
@@ -389,7 +434,9 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod edge_and_dns;
 mod intents;
 mod members;
+mod preflight;
 mod world;
 
 use std::collections::BTreeSet;
@@ -71,6 +72,25 @@ fn carry_out(world: &mut World, plan: &Plan, choose: impl FnMut(usize) -> usize)
 #[test]
 fn what_is_as_it_should_be_needs_no_plan() {
     nothing_to_do(&World::healthy(EXAMPLE), &[]);
+}
+
+#[test]
+fn databases_without_any_service_can_be_moved() {
+    let text = |primary: &str| {
+        format!(
+            "{{topology: 1, name: data, facilities: {{west: {{}}, east: {{}}}}, hosts: {{here: {{transport: local}}}}, databases: {{\
+             accounts: {{provider: postgresql, primary: {primary}, replication: {{mode: asynchronous}}, poolers: [pool], \
+             route: {{pooler_database: accounts}}, members: {{\
+             a: {{facility: west, address: \"10.10.0.100:5432\", host: here}}, \
+             b: {{facility: east, address: \"10.20.0.100:5432\", host: here}}}}}}}}, \
+             poolers: {{pool: {{facility: west, provider: pgbouncer, address: \"10.10.0.110:6432\", host: here}}}}}}"
+        )
+    };
+    let mut world = World::healthy(&text("a")).with_topology(&text("b"));
+    let moved = plan(&world, &Intent::default(), &[]);
+    assert_eq!(moved.primaries.len(), 1);
+    carry_out(&mut world, &moved, |_| 0);
+    nothing_to_do(&world, &[]);
 }
 
 #[test]

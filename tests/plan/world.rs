@@ -67,7 +67,7 @@ impl World {
         Self { topology: read(text), ..self }
     }
 
-    fn facts(&mut self, id: &TargetId) -> &mut Facts {
+    pub fn facts(&mut self, id: &TargetId) -> &mut Facts {
         match self.live.get_mut(id) {
             Some(Observed::Known { value, .. }) => value,
             _ => panic!("no facts about {id}"),
@@ -203,8 +203,8 @@ impl World {
                             }
                         }
                     }
-                    "unprepare_promotion" | "unmake_slots" | "finish_demotion" => {
-                        let of = if verb == "finish_demotion" { "stale" } else { "followers" };
+                    "unprepare_promotion" | "unmake_slots" | "finish_demotion" | "finish_promotion" => {
+                        let of = if verb.starts_with("finish") { "stale" } else { "followers" };
                         let gone: Vec<String> =
                             named(of).into_iter().filter(|name| !named("kept").contains(name)).collect();
                         facts.slots.retain(|slot| !gone.contains(&slot.name));

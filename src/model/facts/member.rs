@@ -133,6 +133,9 @@ pub struct ClientFacts {
     pub address: Option<String>,
     /// How many.
     pub count: u64,
+    /// The ports that they come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
 }
 
 /// A transaction that is open.

@@ -242,7 +242,9 @@ impl Desired {
                 None => {}
             }
         }
-        if (self.serving.len() as u64) < u64::from(topology.policy.min_active_facilities) {
+        // Where databases are all there is, nobody serves users.
+        let serves = !topology.services.is_empty();
+        if serves && (self.serving.len() as u64) < u64::from(topology.policy.min_active_facilities) {
             refusals.push(Refusal::new(
                 format!(
                     "{} would serve, and the policy asks for at least {} active facilities",

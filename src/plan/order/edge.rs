@@ -12,6 +12,12 @@ use crate::plan::diff::{ShareChange, shares_text};
 use crate::plan::step::{Gate, Step, Wait, Work};
 use crate::plan::weights::{between, weights};
 
+/// Shares and weights of services at one stage, by what they start from: most proxies start alike.
+type Alike<'a> = BTreeMap<
+    (&'a ServiceName, &'a BTreeMap<FacilityName, Percent>, u32),
+    (BTreeMap<FacilityName, Percent>, BTreeMap<ForeignName, u32>),
+>;
+
 impl<'a> Order<'a> {
     /// Servers of entering facilities out of maintenance, with weight 0 until the edge shifts; then proof that they work.
     pub(super) fn admit(&mut self, needs: &After) -> After {
@@ -104,11 +110,13 @@ impl<'a> Order<'a> {
         let mut changed: Backends<FromTo<ServerSetting>> = BTreeMap::new();
         for (backend, servers) in wanted {
             let predicted = predicted.entry(backend.clone()).or_default();
-            for (server, to) in servers {
+            let differs = |(server, to): (ForeignName, ServerSetting)| {
                 let from = predicted.insert(server.clone(), to).unwrap_or(to);
-                if !from.same_effect(to) {
-                    changed.entry(backend.clone()).or_default().insert(server, FromTo { from, to });
-                }
+                (!from.same_effect(to)).then_some((server, FromTo { from, to }))
+            };
+            let servers: BTreeMap<_, _> = servers.into_iter().filter_map(differs).collect();
+            if !servers.is_empty() {
+                changed.insert(backend, servers);
             }
         }
         if changed.is_empty() {
@@ -125,7 +133,7 @@ impl<'a> Order<'a> {
             })
             .collect();
         Some(
-            step(id, stage, String::new(), Work::on(proxy, Action::SetShare { backends: changed.clone() }))
+            step(id, stage, String::new(), Work::on(proxy, Action::SetShare { backends: changed }))
                 .before(proxy, before.clone())
                 .after(proxy, after)
                 .undone_by(Action::SetShare { backends: reversed }, before),
@@ -156,12 +164,18 @@ impl<'a> Order<'a> {
             let last = progress == Percent::FULL;
             let mut titles = BTreeSet::new();
             let mut steps = Vec::new();
+            let mut alike = Alike::new();
             for (proxy, changes) in &by_proxy {
                 let mut wanted: Backends<ServerSetting> = BTreeMap::new();
                 let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
                 for change in changes {
-                    let shares = between(&change.shares.from, &change.shares.to, progress);
-                    let weights = weights(&shares, &change.participants, change.max_weight);
+                    let at_stage = || {
+                        let shares = between(&change.shares.from, &change.shares.to, progress);
+                        let weights = weights(&shares, &change.participants, change.max_weight);
+                        (shares, weights)
+                    };
+                    let start = (&change.service, &change.shares.from, change.max_weight);
+                    let (shares, weights) = alike.entry(start).or_insert_with(at_stage);
                     let setting = |server: &ForeignName, weight: u32| {
                         let leaving = change.admissions.get(server) != Some(&Admission::Ready);
                         match change.settings.get(server) {
@@ -174,7 +188,7 @@ impl<'a> Order<'a> {
                     let servers =
                         weights.iter().map(|(server, weight)| (server.clone(), setting(server, *weight))).collect();
                     wanted.insert(change.backend.clone(), servers);
-                    texts.entry(shares_text(&shares)).or_default().push(change.service.to_string());
+                    texts.entry(shares_text(shares)).or_default().push(change.service.to_string());
                 }
                 let shares: Vec<String> =
                     texts.iter().map(|(shares, services)| format!("{} → {shares}", services.join(", "))).collect();

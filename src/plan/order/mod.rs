@@ -207,11 +207,8 @@ impl Order<'_> {
         }
         let mut after: Vec<Assumption> = last.into_values().collect();
         after.extend(records.into_iter().map(|(server, sets)| Assumption::on(&server, Condition::Records { sets })));
-        after.extend(
-            self.settings
-                .iter()
-                .map(|(proxy, backends)| Assumption::on(proxy, Condition::Servers { backends: backends.clone() })),
-        );
+        let settings = std::mem::take(&mut self.settings).into_iter();
+        after.extend(settings.map(|(proxy, backends)| Assumption::on(&proxy, Condition::Servers { backends })));
         after.sort_by(|a, b| a.target.cmp(&b.target));
         if self.builder.steps.is_empty() && self.desired.releases.is_empty() {
             return;

@@ -81,6 +81,29 @@ impl Found {
         }
     }
 
+    /// Another manager would start or promote a member while we stop it; the member's host may have a way to hold it back.
+    pub(super) fn managers(
+        &mut self,
+        database: &Database,
+        from: &TargetId,
+        to: &TargetId,
+        primary: &MemberFacts,
+        candidate: &MemberFacts,
+    ) {
+        for (id, facts) in [(from, primary), (to, candidate)] {
+            let Some(manager) = facts.settings.get("manager") else { continue };
+            let host = database.members.get(id.name()).and_then(|member| member.target.host.as_ref());
+            if host.is_some_and(|host| ["inhibit", "allow"].iter().all(|name| host.commands.contains_key(*name))) {
+                continue;
+            }
+            self.fixed(
+                format!("{} is managed by {manager}, which would undo the fence", id.name()),
+                "switch over with it instead, or give the member's host the commands `inhibit` and `allow`, which pause it and let \
+                 it go on (docs/providers.md)",
+            );
+        }
+    }
+
     /// Whether the candidate is close behind, as its sender sees it: the old primary, or the replica that it still receives from.
     pub(super) fn lag(
         &mut self,

@@ -1,11 +1,13 @@
 //! Can this database be switched over, now? Pure: asked when planning and again by the gate before anything is touched.
 
+mod clients;
 mod followers;
 mod members;
 mod poolers;
 
 use std::time::Duration;
 
+pub use clients::direct_notes;
 pub use followers::{led, rewind_note};
 
 use super::live;
@@ -47,7 +49,9 @@ pub fn objections(
     found.followers(database, from, to, live);
     found.lag(database, &topology.policy, to, primary, candidate, live);
     found.transactions(&topology.policy, from, to, primary, candidate);
+    found.managers(database, from, to, primary, candidate);
     found.poolers(topology, database, from, live);
+    found.clients(topology, database, from, primary, live);
     let expected = expected_stall(database, live);
     if expected.0 > topology.policy.max_write_stall.0 / 2 {
         found.fixed(

@@ -32,6 +32,13 @@ impl Found {
             if !facts.writable {
                 self.fixed(format!("the console of {name} does not obey us"), "add its `admin` user to admin_users");
             }
+            for gap in &facts.gaps {
+                self.fixed(
+                    format!("{name} could not be paused as a whole: {gap}"),
+                    "give every process an address of its own beside the shared one (`listen_addr`) or a socket, and list all of them \
+                     as `consoles` in the pooler's settings (docs/providers.md)",
+                );
+            }
             if facts.query_wait_timeout > Duration::ZERO && facts.query_wait_timeout < topology.policy.max_write_stall.0
             {
                 self.fixed(
@@ -51,6 +58,16 @@ impl Found {
                             "set pool_mode = transaction",
                         );
                     }
+                    if pool.own_min_size > 0 {
+                        self.fixed(
+                            format!(
+                                "the entry {entry} of {name} keeps {} servers open (min_pool_size), also while it is paused: \
+                                 logins that fail then make it turn clients away",
+                                pool.own_min_size
+                            ),
+                            "take min_pool_size out of the entry and RELOAD; the one in [pgbouncer] is set to 0 for the pause",
+                        );
+                    }
                     if pool.paused {
                         self.fixed(format!("{entry} is paused at {name} already"), "find out by whom; `RESUME` it");
                     }
@@ -65,7 +82,12 @@ impl Found {
                         ),
                         Some(_) => {}
                     }
-                    if Some(pool.route.as_str()) != primary {
+                    if pool.route.contains(" and ") {
+                        self.fixed(
+                            format!("the processes of {name} lead {entry} to different places: {}", pool.route),
+                            "let all of them include the same file of routes, and RELOAD",
+                        );
+                    } else if Some(pool.route.as_str()) != primary {
                         self.fixed(
                             format!("{name} leads {entry} to {}, not to the primary", pool.route),
                             "run `handover plan` first: it repairs the route",

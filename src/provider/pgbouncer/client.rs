@@ -276,14 +276,14 @@ impl Client {
         deadline: Instant,
     ) -> Result<Process, Unreachable> {
         // Sent together, answered in order: one round trip.
-        let mut questions = vec!["SHOW VERSION", "SHOW CONFIG", "SHOW DATABASES", "SHOW POOLS"];
+        let mut questions = vec!["SHOW VERSION", "SHOW CONFIG", "SHOW DATABASES", "SHOW POOLS", "SHOW SERVERS"];
         if clients {
             questions.push("SHOW CLIENTS");
         }
         let answers = self.say(console, &questions, deadline).await;
         let answers = answers.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>, _>>());
         let answers = answers.map_err(|error| explain(console, &error))?;
-        let [version, config, listed, pools, clients @ ..] = answers.as_slice() else {
+        let [version, config, listed, pools, servers, clients @ ..] = answers.as_slice() else {
             return Err(Unreachable::new("an incomplete answer", console.tried()));
         };
         let config: BTreeMap<&str, &str> =
@@ -292,7 +292,11 @@ impl Client {
         let user = console.target.settings.text("admin").unwrap_or_default();
         let pool = |name: &ForeignName| {
             let row = listed.iter().find(|row| column(row, "name") == Some(name.as_str()))?;
-            Some(pool_facts(row, pools, setting("pool_mode"), setting("min_pool_size")))
+            let mut facts = pool_facts(row, pools, setting("pool_mode"), setting("min_pool_size"));
+            let servers = servers.iter().filter(|row| column(row, "database") == Some(name.as_str()));
+            facts.servers =
+                servers.map(|row| convert::address(text(row, "local_addr"), text(row, "local_port"))).collect();
+            Some(facts)
         };
         let ours = format!("{:x}", self.nonce);
         let sessions = clients.iter().flatten().filter_map(|row| {
@@ -381,6 +385,10 @@ pub(super) fn number(row: &SimpleQueryRow, name: &str) -> u64 {
     column(row, name).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
+fn text<'a>(row: &'a SimpleQueryRow, name: &str) -> &'a str {
+    column(row, name).unwrap_or_default()
+}
+
 /// Where a row of SHOW DATABASES leads.
 pub(super) fn route(row: &SimpleQueryRow) -> String {
     convert::address(column(row, "host").unwrap_or_default(), column(row, "port").unwrap_or_default())
@@ -406,6 +414,7 @@ fn pool_facts(row: &SimpleQueryRow, pools: &[SimpleQueryRow], default_mode: &str
         } else {
             number(row, "min_pool_size")
         },
+        servers: BTreeSet::new(),
     }
 }
 

@@ -58,6 +58,7 @@ fn together(all: PoolFacts, one: PoolFacts) -> PoolFacts {
         active: all.active + one.active,
         waiting: all.waiting + one.waiting,
         own_min_size: all.own_min_size.max(one.own_min_size),
+        servers: all.servers.into_iter().chain(one.servers).collect(),
     }
 }
 
@@ -123,6 +124,7 @@ mod tests {
             active: 1,
             waiting: 2,
             own_min_size: 0,
+            servers: BTreeSet::new(),
         };
         Process {
             console: console.to_owned(),

@@ -184,7 +184,8 @@ impl Client {
             return Err(untouched("no host or data directory is configured".to_owned()));
         };
         let log = target.settings.text("log").map_or_else(|| format!("{data}/startup.log"), str::to_owned);
-        let limit = deadline.saturating_duration_since(Instant::now()).as_secs();
+        // Before the transport ends it, so that it can say what it waited for.
+        let limit = deadline.saturating_duration_since(Instant::now()).as_millis() / 10 * 3 / 4;
         let mut args =
             vec![include_str!("host.sh").to_owned(), "handover".to_owned(), verb.to_owned(), data.to_owned()];
         args.extend([target.settings.text("bin_directory").unwrap_or_default().to_owned(), log, limit.to_string()]);

@@ -40,6 +40,7 @@ pub(super) struct Reported {
     quick_retry: bool,
     follows_set: bool,
     synchronous_names: String,
+    manager: Option<String>,
     prepared_transactions: u64,
     archive_backlog: u64,
     missing: Vec<String>,
@@ -76,6 +77,7 @@ struct ReportedClient {
     user: String,
     address: Option<String>,
     count: u64,
+    ports: Vec<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,6 +107,7 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
     settings.insert("primary_conninfo".to_owned(), if reported.follows_set { "set".to_owned() } else { String::new() });
     settings.insert(TEMPORARY.to_owned(), if reported.quick_retry { "set".to_owned() } else { String::new() });
     settings.insert("prepared_transactions".to_owned(), reported.prepared_transactions.to_string());
+    settings.extend(reported.manager.map(|manager| ("manager".to_owned(), manager)));
     let rights = if reported.missing.is_empty() {
         "complete".to_owned()
     } else {
@@ -131,6 +134,7 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
         user: it.user,
         address: it.address,
         count: it.count,
+        ports: it.ports,
     };
     let transaction = |it: ReportedTransaction| TransactionFacts {
         pid: it.pid,

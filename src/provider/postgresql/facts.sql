@@ -33,11 +33,13 @@ SELECT json_build_object(
       'retained', greatest(coalesce(position - restart_lsn, 0), 0)
     ) ORDER BY slot_name), '[]') FROM pg_replication_slots),
   'clients', (SELECT coalesce(json_agg(json_build_object(
-      'application', application, 'user', login, 'address', address, 'count', n) ORDER BY application, login, address), '[]')
+      'application', application, 'user', login, 'address', address, 'count', n, 'ports', ports) ORDER BY application, login, address), '[]')
     FROM (SELECT coalesce(application_name, '') AS application, coalesce(usename, '') AS login, host(client_addr) AS address,
-                 count(*) AS n
+                 count(*) AS n, coalesce(json_agg(client_port ORDER BY client_port) FILTER (WHERE client_port > 0), '[]') AS ports
             FROM pg_stat_activity
-           WHERE backend_type = 'client backend' AND NOT (application_name = 'handover' AND usename = current_user)
+           -- What has just connected cannot be compared with what poolers say at another moment.
+           WHERE backend_type = 'client backend' AND backend_start < now - interval '1 second'
+             AND NOT (application_name = 'handover' AND usename = current_user)
            GROUP BY 1, 2, 3) AS alike),
   'long_transactions', (SELECT coalesce(json_agg(json_build_object(
       'pid', pid, 'application', coalesce(application_name, ''), 'state', coalesce(state, ''),
@@ -55,6 +57,13 @@ SELECT json_build_object(
   -- It may hold a password: never its content.
   'follows_set', current_setting('primary_conninfo') <> '',
   'synchronous_names', current_setting('synchronous_standby_names'),
+  -- Who starts and promotes servers by himself: what Patroni, repmgr and pg_auto_failover leave in the settings.
+  'manager', CASE
+    WHEN (SELECT count(*) FROM pg_settings WHERE source = 'command line'
+            AND name IN ('cluster_name', 'max_prepared_transactions', 'wal_level')) = 3 THEN 'Patroni'
+    WHEN current_setting('shared_preload_libraries') ~ '(^|[ ,"/])repmgr' THEN 'repmgr'
+    WHEN EXISTS (SELECT FROM pg_settings WHERE sourcefile LIKE '%/postgresql-auto-failover%.conf') THEN 'pg_auto_failover'
+    ELSE (SELECT 'Patroni' FROM pg_stat_activity WHERE application_name LIKE 'Patroni%' LIMIT 1) END,
   'prepared_transactions', (SELECT count(*) FROM pg_prepared_xacts),
   'archive_backlog', CASE WHEN current_setting('archive_mode') = 'off' THEN 0
     ELSE (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END,

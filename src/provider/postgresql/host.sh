@@ -2,7 +2,7 @@
 # switchover costs one round trip. Arguments:
 #   VERB DATA_DIRECTORY BIN_DIRECTORY LOG LIMIT CONNINFO SLOT SENDERS RUN SYSTEM TIMELINE  then five argument lists, each led by its
 #   length: inhibit, stop, start, allow, control_data (empty: built in).
-# VERB is state, fence, withdraw, unfence, unmark or rejoin; LIMIT is in seconds; CONNINFO and SLOT are escaped for a configuration
+# VERB is state, fence, withdraw, unfence, unmark or rejoin; LIMIT is in hundredths of a second; CONNINFO and SLOT are escaped for a configuration
 # file; SENDERS are process numbers of walsenders whose receivers need not confirm the last of the log; RUN is whose work it is;
 # SYSTEM and TIMELINE are the history that an unfence restores.
 # Fence and withdraw leave a mark in the data directory, before anything else: only what has the mark of a fence is made a primary again.
@@ -42,10 +42,37 @@ custom() {
   total=$# i=0
   while [ "$i" -lt "$n" ]; do set -- "$@" "$1"; shift; i=$((i + 1)); done
   shift $((total - n))
-  "$@" </dev/null
+  exec "$@" </dev/null
+}
+
+# run NAME INDEX LIST…: the same, but no longer than LIMIT; what it prints on standard output is dropped. Says what went wrong, and fails.
+run() {
+  name=$1; shift
+  custom "$@" >/dev/null &
+  job=$!
+  { doze "$LIMIT"; kill -TERM "$job"; } >/dev/null 2>&1 &
+  dog=$!
+  wait "$job"; result=$?
+  kill "$dog" 2>/dev/null; wait "$dog" 2>/dev/null
+  [ "$result" -ne 143 ] || { echo "the command \`$name\` did not end in time" >&2; return 1; }  # by SIGTERM
+  [ "$result" -eq 0 ] || { echo "the command \`$name\` failed with status $result" >&2; return 1; }
+}
+
+# The time in hundredths of a second.
+clock() {
+  if { read -r up _ </proc/uptime; } 2>/dev/null; then
+    now=$((${up%.*} * 100 + 1${up#*.} - 100))
+  else
+    now=$(($(date +%s) * 100))
+  fi
 }
 
 nap() { sleep 0.002 2>/dev/null || { sleep 1; naps=$((naps + 250)); }; }
+
+doze() {
+  clock; over=$((now + $1))
+  while [ "$now" -lt "$over" ]; do sleep 0.02 2>/dev/null || sleep 1; clock; done
+}
 
 # The postmaster's process number, and its own word for what it does (ready, standby, starting, stopping).
 pid() {
@@ -76,14 +103,16 @@ end_senders() {
 
 # wait_gone PID LIMIT
 wait_gone() {
-  end=$(($(date +%s) + $2 + 1)) naps=0 looked=0 ended=no
+  clock
+  end=$((now + $2)) naps=0 looked=0 ended=no
   while alive "$1"; do
     nap
     naps=$((naps + 1))
     if [ "$ended" = no ] && [ "$naps" -ge 70 ]; then ended=yes; end_senders "$1"; fi  # after about 200 ms
-    [ $((naps - looked)) -ge 50 ] || continue
+    [ $((naps - looked)) -ge 5 ] || continue
     looked=$naps
-    [ "$(date +%s)" -lt "$end" ] || return 1
+    clock
+    [ "$now" -lt "$end" ] || return 1
   done
   return 0
 }
@@ -145,28 +174,44 @@ same_history() {
 halt() {
   pid
   alive "$pid" || return 0
+  told="its stop signal"
   if given 2 "$@"; then
-    custom 2 "$@" >/dev/null || fail "the command \`stop\` failed"
+    told="the command \`stop\` had ended with status 0"
+    run stop 2 "$@" || exit 4
   else
     kill -INT "$pid" || fail "process $pid cannot be signalled"
   fi
-  wait_gone "$pid" "$LIMIT" || fail "process $pid did not end within $LIMIT s of its stop signal"
+  wait_gone "$pid" "$LIMIT" || fail "process $pid still runs, some time after $told"
 }
 
 # Restart managers may take care of it again.
 release() {
-  if given 4 "$@"; then custom 4 "$@" >/dev/null || fail "the command \`allow\` failed"; fi
+  if given 4 "$@"; then run allow 4 "$@" || exit 4; fi
 }
 
-# As it was started last, with the same options.
+# As it was started last, with the same options. Whoever says that he has started it is not believed before it runs.
 start() {
-  if given 3 "$@"; then custom 3 "$@"; return; fi
-  options=$(sed -n '1s/^[^"]*//p' "$D/postmaster.opts" 2>/dev/null)
-  "$BIN/pg_ctl" start -W -s -D "$D" -l "$LOG" -o "$options" </dev/null >/dev/null 2>&1
+  told="pg_ctl has started it"
+  if given 3 "$@"; then
+    told="the command \`start\` ended with status 0"
+    run start 3 "$@" || exit 4
+  else
+    options=$(sed -n '1s/^[^"]*//p' "$D/postmaster.opts" 2>/dev/null)
+    "$BIN/pg_ctl" start -W -s -D "$D" -l "$LOG" -o "$options" </dev/null >/dev/null 2>&1 ||
+      fail "it did not start; see $LOG"
+  fi
+  clock; over=$((now + LIMIT))
+  pid
+  until alive "$pid"; do
+    nap
+    clock
+    [ "$now" -lt "$over" ] || fail "$told, but nothing runs; see its log"
+    pid
+  done
 }
 
 control() {
-  if given 5 "$@"; then custom 5 "$@"; else "$BIN/pg_controldata" -D "$D" </dev/null; fi
+  if given 5 "$@"; then (custom 5 "$@"); else "$BIN/pg_controldata" -D "$D" </dev/null; fi
 }
 
 show() {
@@ -185,7 +230,13 @@ fence | withdraw)
   if [ "$verb" = fence ] && [ "$before" != fence ]; then
     # A replica must never get the mark that would let an unfence make it a primary.
     [ ! -e "$D/standby.signal" ] || refuse "it is a replica"
-    case $(control "$@") in *"in archive recovery"* | *"shut down in recovery"*) refuse "it is a replica" ;; esac
+    data=$(control "$@") || refuse "the control data cannot be read"
+    case $data in *"in archive recovery"* | *"shut down in recovery"*) refuse "it is a replica" ;; esac
+    # Without them nobody could tell later whether it ended cleanly, nor make it a primary again.
+    for label in "Database system identifier:" "Database cluster state:" "Latest checkpoint location:" \
+      "Latest checkpoint's TimeLineID:"; do
+      case $data in *"$label"*) ;; *) refuse "what should be the control data holds no \`$label\`" ;; esac
+    done
   fi
   signalled=no
   [ ! -e "$D/standby.signal" ] || signalled=yes
@@ -195,7 +246,7 @@ fence | withdraw)
     release "$@"
   }
   mark "$verb" || { [ -n "$before" ] || rm -f "$MARK"; refuse "$MARK cannot be written"; }
-  if given 1 "$@"; then custom 1 "$@" >/dev/null || { back "$@"; refuse "the command \`inhibit\` failed"; }; fi
+  if given 1 "$@"; then run inhibit 1 "$@" || { back "$@"; exit 3; }; fi
   # Before the stop, so that no restart, however soon, brings a primary back.
   follow || { back "$@"; refuse "$D/standby.signal or postgresql.auto.conf cannot be written"; }
   halt "$@"
@@ -217,7 +268,7 @@ unfence)
     durable "$D"
     release "$@"
     pid
-    alive "$pid" || start "$@" || fail "it did not start; see $LOG"
+    alive "$pid" || start "$@"
   fi
   ;;
 unmark) unmark || fail "$MARK cannot be removed" ;;
@@ -226,7 +277,7 @@ rejoin)
   if ! alive "$pid"; then
     follow && unmark || fail "$D/standby.signal or postgresql.auto.conf cannot be written"
     release "$@"
-    start "$@" || fail "it did not start; see $LOG"
+    start "$@"
   fi
   ;;
 *) refuse "unknown verb $verb" ;;

@@ -11,6 +11,9 @@ use crate::model::text::list;
 use crate::model::{Peer, Target, TargetId, Unreachable};
 use crate::provider::pgwire::{Session, WireError};
 
+/// How long is waited for a receiver that was led away to be gone.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// The arguments of native verbs, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Arguments {
@@ -117,7 +120,21 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Drops slots that nobody uses. Whoever was just led away may still hold his for a moment: that is waited for.
     async fn drop_slots(&mut self, members: &[String]) -> Result<(), Failure> {
+        let names: Vec<String> =
+            members.iter().flat_map(|member| slot_name(member)).map(|slot| literal(&slot)).collect();
+        if !names.is_empty() {
+            let names = names.join(", ");
+            let sql =
+                format!("SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND slot_name IN ({names}))");
+            let idle = |rows: &[tokio_postgres::SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
+            let until = self.deadline.min(Instant::now() + LEAVING);
+            self.session
+                .poll(&sql, Duration::from_millis(5), until, idle)
+                .await
+                .map_err(|error| self.failure(&error))?;
+        }
         for slot in members.iter().flat_map(|member| slot_name(member)) {
             self.act(&format!(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \

@@ -57,20 +57,20 @@ pub(super) fn name(text: &str) -> Result<Name, Fault> {
     Ok(name)
 }
 
-/// Characters of names that stand for themselves.
-fn plain(c: u8) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'*')
+/// What the names of the model are made of.
+fn plain(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'*')
 }
 
-/// A name as the model writes it: lower case, no final dot.
+/// A name as the model writes it: lower case, no final dot. Other octets are escaped as in zone files (RFC 1035 §5.1); the library
+/// escapes a leading hyphen as well, which would make `-` another name than it was.
 pub(super) fn name_text(name: &Name) -> String {
-    let name = name.to_lowercase();
-    if name.iter().all(|label| label.iter().copied().all(plain)) {
-        // The library would write a `-` at the beginning of a label as `\045`.
-        return name.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(".");
-    }
-    let text = name.to_ascii();
-    text.strip_suffix('.').map_or_else(|| text.clone(), str::to_owned)
+    let octet = |octet: &u8| match plain(*octet) {
+        true => char::from(octet.to_ascii_lowercase()).to_string(),
+        false => format!("\\{octet:03}"),
+    };
+    let labels: Vec<String> = name.iter().map(|label| label.iter().map(octet).collect()).collect();
+    labels.join(".")
 }
 
 fn wire_type(rtype: RecordType) -> WireType {

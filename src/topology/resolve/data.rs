@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DATABASE, POOLER, Resolver, TargetParts};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
-    Database, DatabaseName, FacilityName, ForeignName, Job, JobName, Member, Place, Pooler, PrimaryPlace, Route,
-    Settings, Span, TargetId, TargetKind,
+    Database, DatabaseName, Direct, FacilityName, ForeignName, Job, JobName, Member, Place, Pooler, PrimaryPlace,
+    Route, Settings, Span, TargetId, TargetKind,
 };
 use crate::topology::field::{Field, Key, Raw, Section};
 use crate::topology::syntax;
@@ -68,7 +68,9 @@ impl Resolver<'_, '_> {
                 host: &member.host,
                 settings: self.overlaid(&common, &member.settings, key.place),
             })?;
-            Some((key.text.to_owned(), Member { target, priority: member.priority.get().unwrap_or(PRIORITY) }))
+            let follows = self.follows(&database.members, key, &member.follows);
+            let priority = member.priority.get().unwrap_or(PRIORITY);
+            Some((key.text.to_owned(), Member { target, priority, follows }))
         });
         let members = members.collect();
         let poolers: BTreeSet<String> = self
@@ -78,6 +80,7 @@ impl Resolver<'_, '_> {
             .collect();
         let has_poolers = !self.reader.is_empty(&database.poolers);
         let route = self.route(&name, &database.route, &whose, at, has_poolers, proxies);
+        let direct = self.direct(&database, &whose);
         let replication = database.replication.get().unwrap_or_default();
         Some(Database {
             primary: primary?,
@@ -85,10 +88,40 @@ impl Resolver<'_, '_> {
             mode: replication.mode.get().unwrap_or_default(),
             max_lag: replication.max_lag.get().unwrap_or(MAX_LAG),
             poolers,
+            direct,
             route: route?,
             failback: database.failback.get().unwrap_or_default(),
             name,
         })
+    }
+
+    /// Whom a member receives from: another member, and in the end the primary.
+    fn follows(
+        &self,
+        members: &Field<Section<syntax::Member>>,
+        key: Key<'_>,
+        follows: &Field<String>,
+    ) -> Option<String> {
+        let (name, place) = follows.as_ref().placed()?;
+        let names: BTreeSet<&str> = self.reader.names(members).collect();
+        if !names.contains(name.as_str()) {
+            let others = names.iter().copied().filter(|other| *other != key.text);
+            let help = self.reader.findings.advice(name, "members", others);
+            let message = format!("`{name}` is no member of this database");
+            self.reader.findings.add(Diagnostic::error("unknown-name", place, message).help(help));
+            return None;
+        }
+        let upstream = |name: &&str| self.reader.text_of(members, name, "follows");
+        let mut chain = std::iter::successors(Some(name.as_str()), upstream).take(names.len());
+        if chain.any(|name| name == key.text) {
+            let message = format!("`{}` would receive from itself", key.text);
+            self.reader.findings.add(
+                Diagnostic::error("invalid-value", place, message)
+                    .help("whoever is followed must in the end follow the primary: leave `follows` out there"),
+            );
+            return None;
+        }
+        Some(name.clone())
     }
 
     /// Where the primary should live: the name is a facility's or a member's.
@@ -147,6 +180,22 @@ impl Resolver<'_, '_> {
                     .related(first, "the other member"),
             );
         }
+    }
+
+    /// Clients that use no pooler: an item that says nothing would be all of them.
+    fn direct(&self, database: &syntax::Database, whose: &str) -> Vec<Direct> {
+        let items = self.reader.list(&database.direct).into_iter().filter_map(|(item, at)| {
+            let direct =
+                Direct { application: item.application_name.get(), user: item.user.get(), address: item.address.get() };
+            if direct == (Direct { application: None, user: None, address: None }) {
+                let message = format!("an item of `direct` of {whose} says nothing");
+                let help = "name at least one of `application_name`, `user` and `address`";
+                self.reader.findings.add(Diagnostic::error("missing-value", at, message).help(help));
+                return None;
+            }
+            Some(direct)
+        });
+        items.collect()
     }
 
     /// How clients are led to the primary; by the poolers' entry of the same name where the file does not say.
@@ -218,7 +267,8 @@ impl Resolver<'_, '_> {
                 host: &pooler.host,
                 settings: self.settings(&pooler.settings, key.place),
             })?;
-            Some((key.text.to_owned(), Pooler { target }))
+            let egress = self.reader.list(&pooler.egress).into_iter().map(|(network, _)| network).collect();
+            Some((key.text.to_owned(), Pooler { target, egress }))
         });
         poolers.collect()
     }

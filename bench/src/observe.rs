@@ -1,0 +1,141 @@
+//! What reading the example costs, in a lab: all targets at once beside the slowest one alone, and a plan with a facility that swallows
+//! every packet.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use handover::diagnostic::SettingsCheck;
+use handover::engine::Engine;
+use handover::plan;
+use handover::provider::{self, Registry, SystemClock};
+use handover::secret::SecretReader;
+use handover::topology::{Topology, parse};
+use handover::transport::Transport;
+use lab::{Lab, Options};
+use serde::{Deserialize, Serialize};
+
+use crate::numbers::median;
+use crate::programs::{handover, own};
+
+/// The command line's default for one question.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What was measured: medians in milliseconds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Observed {
+    /// All targets at once.
+    pub all_ms: f64,
+    /// The slowest one, asked alone by the same provider.
+    pub slowest_ms: f64,
+    /// Which one that is.
+    pub slowest: String,
+    /// How many targets there are.
+    pub targets: usize,
+}
+
+/// Both measurements on one lab.
+///
+/// # Errors
+/// If the lab cannot be started or a program fails.
+pub fn measure(topology: &Path, times: u32) -> Result<(Observed, f64)> {
+    let lab = Lab::up(&Options { fast: true, ..Options::new(topology) })?;
+    let measured = on(&lab, times);
+    lab.down()?;
+    measured
+}
+
+fn on(lab: &Lab, times: u32) -> Result<(Observed, f64)> {
+    let mut inside = lab.command(own()?)?;
+    let output = inside.args(["observe-once", "--times", &times.to_string()]).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "observing ended with {}", output.status);
+    let observed = serde_json::from_slice(&output.stdout).context("the measuring process wrote something else")?;
+    let state = tempfile::tempdir()?;
+    lab.cut("west", "all")?;
+    let mut plans = Vec::new();
+    for number in 0..times {
+        let mut plan: Command = lab.command(handover()?)?;
+        plan.args(["plan", "--drain", "west", "--topology"]).arg(lab.topology_path());
+        plan.arg("--state-dir").arg(state.path()).arg("--out").arg(state.path().join(format!("{number}.yaml")));
+        let began = Instant::now();
+        let output = plan.stdin(Stdio::null()).output()?;
+        plans.push(began.elapsed().as_secs_f64());
+        // Whether there is a plan or a reasoned refusal is for the tests; here it must only be quick.
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(matches!(output.status.code(), Some(0 | 3)), "handover plan: {}\n{said}", output.status);
+    }
+    Ok((observed, median(plans)))
+}
+
+/// Inside the lab. Every question is asked by a program that has just started: no connection is open yet.
+///
+/// # Errors
+/// If the topology cannot be read or a target does not answer.
+pub async fn once(times: u32) -> Result<Observed> {
+    // Somebody else may have installed one already; any will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let path = Path::new("/srv/topology.yaml");
+    let text = std::fs::read(path)?;
+    let checks: BTreeMap<&str, SettingsCheck> = PROVIDERS.iter().copied().collect();
+    let topology = parse(&text, &checks).map(|parsed| parsed.topology);
+    let topology = Arc::new(topology.map_err(|findings| anyhow::anyhow!("{findings:?}"))?);
+    let mut all = Vec::new();
+    let mut alone: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for _ in 0..times {
+        let (engine, transport) = engine(&topology);
+        let began = Instant::now();
+        let live = engine.observe().await;
+        all.push(millis(began));
+        transport.close().await;
+        for (id, observed) in &live {
+            ensure!(observed.known().is_some(), "{id} does not answer: {observed:?}");
+        }
+        for (id, (target, scope)) in plan::scopes(&topology) {
+            let (registry, transport) = registry();
+            let asked = registry.of(&target).map_err(|why| anyhow::anyhow!("{why}"))?;
+            let began = Instant::now();
+            asked.observe(&target, &scope, tokio::time::Instant::now() + TIMEOUT).await;
+            alone.entry(id.to_string()).or_default().push(millis(began));
+            transport.close().await;
+        }
+    }
+    let targets = alone.len();
+    let alone = alone.into_iter().map(|(id, times)| (id, median(times)));
+    let (slowest, slowest_ms) = alone.max_by(|a, b| a.1.total_cmp(&b.1)).context("there are no targets")?;
+    Ok(Observed { all_ms: median(all), slowest_ms, slowest, targets })
+}
+
+const PROVIDERS: [(&str, SettingsCheck); 6] = [
+    ("rfc2136", provider::rfc2136::check),
+    ("haproxy", provider::haproxy::check),
+    ("http", provider::http::check),
+    ("postgresql", provider::postgresql::check),
+    ("pgbouncer", provider::pgbouncer::check),
+    ("command", provider::command::check),
+];
+
+fn engine(topology: &Arc<Topology>) -> (Engine, Arc<Transport>) {
+    let (registry, transport) = registry();
+    (Engine::new(Arc::clone(topology), registry, Arc::new(SystemClock), TIMEOUT), transport)
+}
+
+fn registry() -> (Registry, Arc<Transport>) {
+    let secrets = Arc::new(SecretReader::new(Path::new("/srv")));
+    let transport = Arc::new(Transport::new());
+    let (secret, way) = (|| Arc::clone(&secrets), || Arc::clone(&transport));
+    let registry = Registry::default()
+        .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secret())))
+        .with("haproxy", Arc::new(provider::haproxy::HaProxy::new(way())))
+        .with("http", Arc::new(provider::http::HttpHealth::new()))
+        .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secret(), way())))
+        .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secret(), way())))
+        .with("command", Arc::new(provider::command::CommandJobs::new(way())));
+    (registry, transport)
+}
+
+fn millis(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1000.0
+}

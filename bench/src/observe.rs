@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use handover::diagnostic::SettingsCheck;
+use handover::cli;
 use handover::engine::Engine;
 use handover::plan;
-use handover::provider::{self, Registry, SystemClock};
+use handover::provider::{Registry, SystemClock};
 use handover::secret::SecretReader;
 use handover::topology::{Topology, parse};
 use handover::transport::Transport;
@@ -79,8 +79,7 @@ pub async fn once(times: u32) -> Result<Observed> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let path = Path::new("/srv/topology.yaml");
     let text = std::fs::read(path)?;
-    let checks: BTreeMap<&str, SettingsCheck> = PROVIDERS.iter().copied().collect();
-    let topology = parse(&text, &checks).map(|parsed| parsed.topology);
+    let topology = parse(&text, &cli::checks()).map(|parsed| parsed.topology);
     let topology = Arc::new(topology.map_err(|findings| anyhow::anyhow!("{findings:?}"))?);
     let mut all = Vec::new();
     let mut alone: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -108,32 +107,14 @@ pub async fn once(times: u32) -> Result<Observed> {
     Ok(Observed { all_ms: median(all), slowest_ms, slowest, targets })
 }
 
-const PROVIDERS: [(&str, SettingsCheck); 6] = [
-    ("rfc2136", provider::rfc2136::check),
-    ("haproxy", provider::haproxy::check),
-    ("http", provider::http::check),
-    ("postgresql", provider::postgresql::check),
-    ("pgbouncer", provider::pgbouncer::check),
-    ("command", provider::command::check),
-];
-
 fn engine(topology: &Arc<Topology>) -> (Engine, Arc<Transport>) {
     let (registry, transport) = registry();
     (Engine::new(Arc::clone(topology), registry, Arc::new(SystemClock), TIMEOUT), transport)
 }
 
 fn registry() -> (Registry, Arc<Transport>) {
-    let secrets = Arc::new(SecretReader::new(Path::new("/srv")));
-    let transport = Arc::new(Transport::new());
-    let (secret, way) = (|| Arc::clone(&secrets), || Arc::clone(&transport));
-    let registry = Registry::default()
-        .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secret())))
-        .with("haproxy", Arc::new(provider::haproxy::HaProxy::new(way())))
-        .with("http", Arc::new(provider::http::HttpHealth::new()))
-        .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secret(), way())))
-        .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secret(), way())))
-        .with("command", Arc::new(provider::command::CommandJobs::new(way())));
-    (registry, transport)
+    let (secrets, transport) = (Arc::new(SecretReader::new(Path::new("/srv"))), Arc::new(Transport::new()));
+    (cli::registry(&secrets, &transport), transport)
 }
 
 fn millis(began: Instant) -> f64 {

@@ -53,7 +53,8 @@ pub fn schemas() -> [ProviderSchema; 6] {
     ]
 }
 
-fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry {
+/// Every provider that this program has, without open connections.
+pub fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry {
     let (secrets, transport) = (|| Arc::clone(secrets), || Arc::clone(transport));
     Registry::default()
         .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secrets())))

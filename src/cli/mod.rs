@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
+pub use context::{checks, registry};
 pub use exit::Exit;
 
 /// Parses the arguments and does what they say.

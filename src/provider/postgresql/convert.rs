@@ -14,6 +14,9 @@ use crate::provider::pgwire::split_address;
 /// Asks for [`Reported`].
 pub(super) const FACTS_SQL: &str = include_str!("facts.sql");
 
+/// What a member is and how far it has come: the question that is asked while clients wait.
+pub(super) const PROGRESS_SQL: &str = include_str!("progress.sql");
+
 /// `wal_retrieve_retry_interval` during a switchover: with the default of 5 s a promotion right after the end of the old primary
 /// sometimes waits those 5 s.
 pub(super) const QUICK_RETRY: &str = "20ms";
@@ -88,7 +91,7 @@ struct ReportedTransaction {
     age_ms: f64,
 }
 
-/// Reads the answer to [`FACTS_SQL`].
+/// Reads the answer to [`FACTS_SQL`] or [`PROGRESS_SQL`].
 ///
 /// # Errors
 /// What in it was not understood.

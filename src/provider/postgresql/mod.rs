@@ -117,6 +117,9 @@ impl Postgresql {
                 facts.settings.insert(format!("native:{verb}"), state);
                 Ok(facts)
             }
+            Condition::AppliedBeyond { .. } | Condition::Promoted { .. } => {
+                self.client.progress(target, deadline).await
+            }
             _ => self.client.facts(target, deadline).await,
         }
     }

@@ -20,6 +20,11 @@ pub fn after(setting: &str, primary: &str, old: &str) -> String {
     })
 }
 
+/// The setting without members whose power goes.
+pub(super) fn without(setting: &str, members: &[&str]) -> String {
+    rewritten(setting, |names| names.retain(|name| !members.iter().any(|member| same(name, member))))
+}
+
 fn rewritten(setting: &str, change: impl FnOnce(&mut Vec<String>)) -> String {
     let Some(mut parsed) = parse(setting) else { return String::new() };
     if parsed.names.iter().any(|name| name == "*") {
@@ -92,6 +97,14 @@ mod tests {
     fn one_of_several_becomes_primary() {
         assert_eq!(after("ANY 1 (b, c)", "b", "a"), "ANY 1 (\"a\", \"c\")");
         assert_eq!(after("FIRST 2 (b, c)", "b", "a"), "FIRST 2 (\"a\", \"c\")");
+    }
+
+    #[test]
+    fn members_whose_power_goes_are_waited_for_no_longer() {
+        assert_eq!(without("FIRST 1 (\"west-pg1\")", &["west-pg1"]), "");
+        assert_eq!(without("FIRST 2 (b, c, d)", &["c"]), "FIRST 2 (\"b\", \"d\")");
+        assert_eq!(without("ANY 2 (b, c)", &["c"]), "ANY 1 (\"b\")");
+        assert_eq!(without("*", &["c"]), "*", "whoever is there");
     }
 
     #[test]

@@ -227,6 +227,7 @@ pub(super) fn kinds<'a>(targets: impl Iterator<Item = &'a TargetId>) -> String {
             Some("member") => "database server",
             Some("pooler") => "pooler",
             Some("job") => "job",
+            Some("unit") => "server process",
             _ => "target",
         };
         kinds.entry(kind).or_default().insert(target.as_str());

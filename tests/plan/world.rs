@@ -15,19 +15,23 @@ use healthy::{read, replica};
 pub struct World {
     pub topology: Topology,
     pub live: Live,
+    /// What was known of targets whose servers are stopped.
+    off: BTreeMap<TargetId, Observed<Facts>>,
 }
 
 impl World {
     /// Everything as the topology says.
     pub fn healthy(text: &str) -> Self {
         let topology = read(text);
-        let live = healthy::live(&topology);
-        Self { topology, live }
+        let mut live = healthy::live(&topology);
+        let running = || Observed::Known { value: Facts::Job(JobFacts { running: true }), took: Default::default() };
+        live.extend(topology.units.keys().map(|unit| (unit.clone(), running())));
+        Self { topology, live, off: BTreeMap::new() }
     }
 
     /// The same world under another topology file.
     pub fn with_topology(self, text: &str) -> Self {
-        Self { topology: read(text), live: self.live }
+        Self { topology: read(text), live: self.live, off: self.off }
     }
 
     fn facts(&mut self, id: &TargetId) -> &mut Facts {
@@ -122,9 +126,29 @@ impl World {
                 let replica = replica(id.name(), false);
                 self.member(&primary.member).replicas.push(replica);
             }
+            Action::Stop | Action::Start if self.topology.units.contains_key(id) => {
+                let run = *action == Action::Start;
+                for target in self.topology.units[id].of.clone() {
+                    self.power(&target, run);
+                }
+                let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no unit") };
+                facts.running = run;
+            }
             Action::Stop | Action::Start => {
                 let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no job") };
                 facts.running = *action == Action::Start;
+            }
+            Action::Native { verb, args } if verb.ends_with("release_replicas") => {
+                let (now, other) = match verb.as_str() {
+                    "release_replicas" => ("synchronous", "unrelease_replicas"),
+                    _ => ("synchronous_before", "release_replicas"),
+                };
+                let facts = self.member(id);
+                facts.synchronous_names = args[now].concat();
+                let names = facts.synchronous_names.clone();
+                facts.replicas.iter_mut().for_each(|replica| replica.synchronous = names.contains(&replica.name));
+                facts.settings.insert(format!("native:{verb}"), "done".to_owned());
+                facts.settings.insert(format!("native:{other}"), "undone".to_owned());
             }
             Action::Native { verb, args } => {
                 let undone = verb.strip_prefix("un");
@@ -137,6 +161,25 @@ impl World {
                     facts.replicas.iter_mut().for_each(|replica| replica.synchronous = synchronous);
                 }
             }
+        }
+    }
+
+    /// A server stops, and nobody answers at its address; or it starts as it was.
+    fn power(&mut self, id: &TargetId, run: bool) {
+        for observed in self.live.values_mut() {
+            if let Observed::Known { value: Facts::Member(facts), .. } = observed {
+                facts.replicas.retain(|replica| replica.name != id.name());
+            }
+        }
+        if run {
+            if let Some(facts) = self.off.remove(id) {
+                self.live.insert(id.clone(), facts);
+            }
+        } else if let Some(Observed::Known { value, took }) = self.live.get(id).cloned() {
+            let member = value.member();
+            assert!(member.is_none_or(|facts| facts.role == Role::Replica), "{id} is stopped while it is primary");
+            self.off.insert(id.clone(), Observed::Known { value, took });
+            self.live.insert(id.clone(), Observed::Unreachable(Unreachable::new("it is off", "simulated")));
         }
     }
 
@@ -193,7 +236,7 @@ impl World {
     /// What must be true at every moment.
     pub fn invariants(&self) -> Result<(), String> {
         for proxy in self.topology.proxies.values() {
-            let facts = self.live[&proxy.target.id].known().and_then(Facts::proxy).unwrap();
+            let Some(facts) = self.live[&proxy.target.id].known().and_then(Facts::proxy) else { continue };
             for (name, backend) in &facts.backends {
                 let serves = |server: &ProxyServerFacts| {
                     server.setting.admission == Admission::Ready && server.setting.weight > 0
@@ -205,7 +248,7 @@ impl World {
         }
         for zone in self.topology.zones.values() {
             for server in zone.servers.values() {
-                let facts = self.live[&server.target.id].known().and_then(Facts::name_server).unwrap();
+                let Some(facts) = self.live[&server.target.id].known().and_then(Facts::name_server) else { continue };
                 let names: BTreeSet<&str> = facts.sets.keys().map(|key| key.name.as_str()).collect();
                 for name in names {
                     if facts.sets.iter().all(|(key, set)| key.name != name || set.is_none()) {
@@ -221,7 +264,7 @@ impl World {
             }
             let Route::PoolerDatabase(entry) = &database.route else { continue };
             for pooler in database.poolers.iter().map(|name| &self.topology.poolers[name]) {
-                let facts = self.live[&pooler.target.id].known().and_then(Facts::pooler).unwrap();
+                let Some(facts) = self.live[&pooler.target.id].known().and_then(Facts::pooler) else { continue };
                 let pool = facts.databases[entry].as_ref().unwrap();
                 if !pool.paused && primaries.iter().all(|member| member.target.address != pool.route) {
                     return Err(format!("{} leads clients of {entry} to {}", pooler.target.id, pool.route));
@@ -232,7 +275,7 @@ impl World {
     }
 
     fn role(&self, member: &Member) -> Role {
-        self.live[&member.target.id].known().and_then(Facts::member).unwrap().role
+        self.live[&member.target.id].known().and_then(Facts::member).map_or(Role::Stopped, |facts| facts.role)
     }
 
     /// Everything that an undo must restore.

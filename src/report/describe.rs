@@ -156,6 +156,7 @@ fn gate_details(gate: &Gate) -> Vec<Text> {
                 .into(),
             ]
         }
+        Gate::Off { targets } => vec![format!("{} must be silent", kinds(targets.iter())).into()],
         Gate::Synthetic { services, addresses } => {
             vec![format!("{} at {}", list(services), list(addresses)).into()]
         }

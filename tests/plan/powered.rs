@@ -62,7 +62,7 @@ fn a_facility_is_drained_until_its_power_may_go_and_comes_back() {
         carry_out(&mut world, &off, &mut choose);
         nothing_to_do(&world, &off.holds);
         assert_eq!(verbs(&off), BTreeSet::from(["stop"]));
-        assert_eq!(off.steps.last().unwrap().title, "safe to power off west: every server there is stopped");
+        assert_eq!(off.steps.last().unwrap().title, "safe to power off west: nothing there answers any more");
         assert!(
             off.notes.iter().any(|note| note.contains("accounts has no synchronous replica until west-pg1 is back"))
         );
@@ -159,6 +159,6 @@ fn what_cannot_be_stopped_from_here_is_named() {
     );
     assert_eq!(
         off.steps.last().unwrap().title,
-        "west: all is stopped but west-ns2: stop these by hand, then it is safe to power off"
+        "safe to power off west: nothing there answers any more; stop west-ns2 by hand"
     );
 }

@@ -18,7 +18,8 @@ pids() {
     fi
     for argv in "$dir"/*.argv; do
         for process in /proc/[0-9]*; do
-            cmp -s "$process/cmdline" "$argv" && echo "${process#/proc/}"
+            # Through a pipe: cmp would believe the size 0 of files in /proc.
+            cat "$process/cmdline" 2>/dev/null | cmp -s - "$argv" && echo "${process#/proc/}"
         done
     done
 }

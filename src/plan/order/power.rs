@@ -6,13 +6,16 @@ use super::Order;
 use crate::model::{Action, Condition, ReplicationMode, Span, TargetId, TargetKind, text::list};
 use crate::plan::build::{After, step};
 use crate::plan::power::{Parting, by_hand, coming, leaving, units};
-use crate::plan::step::{Assumption, Step, Work};
+use crate::plan::step::{Assumption, Gate, Step, Work};
 
 /// How long a server may take to stop: a database writes everything that is in memory first.
 const STOPPING: Span = Span::secs(120);
 
 /// How long it may take to start, and a replica to catch up with what it missed.
 const STARTING: Span = Span::secs(300);
+
+/// How long a plan waits until an operator has stopped by hand what it cannot stop.
+const BY_HAND: Span = Span::secs(600);
 
 /// Commits wait for members no longer, and the log that is kept for them is bounded; or all that is put back.
 const RELEASE: &str = "release_replicas";
@@ -126,17 +129,32 @@ impl Order<'_> {
             tier.insert(id.clone());
             all.insert(id);
         }
+        let needs = if all.is_empty() { needs.clone() } else { all };
+        let mut stopped = step(
+            format!("power.stopped.{facility}"),
+            stage,
+            format!("the hosts of {facility} say that all is stopped"),
+            Work::Verify,
+        )
+        .why("Asked once more, all together.")
+        .takes(Span::secs(1), Span::secs(60))
+        .needs(&needs);
+        stopped.after = after;
+        let stopped = After::from([self.builder.push(stopped)]);
         let hand = by_hand(self.topology, facility);
-        let title = if hand.is_empty() {
-            format!("safe to power off {facility}: every server there is stopped")
+        let (title, deadline) = if hand.is_empty() {
+            (format!("safe to power off {facility}: nothing there answers any more"), Span::secs(60))
         } else {
-            format!("{facility}: all is stopped but {}: stop these by hand, then it is safe to power off", list(hand))
+            let title =
+                format!("safe to power off {facility}: nothing there answers any more; stop {} by hand", list(hand));
+            (title, BY_HAND)
         };
-        let mut safe = step(format!("power.safe.{facility}"), stage, title, Work::Verify)
-            .why("Asked once more, all together.")
-            .takes(Span::secs(1), Span::secs(60))
-            .needs(&if all.is_empty() { needs.clone() } else { all });
-        safe.after = after;
+        let here = self.topology.targets().filter(|it| it.facility == *facility && it.kind != TargetKind::Job);
+        let targets = here.map(|target| target.id.clone()).collect();
+        let safe = step(format!("power.safe.{facility}"), stage, title, Work::Gate { gate: Gate::Off { targets } })
+            .why("By their own protocols: a command on a host may be mistaken about what runs there.")
+            .takes(Span::secs(2), deadline)
+            .needs(&stopped);
         After::from([self.builder.push(safe)])
     }
 

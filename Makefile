@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 built := $(or $(CARGO_TARGET_DIR),target)/debug
+released := $(or $(CARGO_TARGET_DIR),target)/release
 part := .ci/part
 quick := --lib --bins --test architecture --test cli --test plan --test schema --test topology
 
@@ -15,15 +16,17 @@ run_tests := $(part) 'Unit tests' $(CARGO) test --locked --workspace --lib --bin
 	$(part) 'Tests with servers' $(CARGO) test --locked --workspace --no-fail-fast --test '*' -- --test-threads=1
 endif
 
-.PHONY: help test check demo lab root tools packages
+.PHONY: help test check demo lab bench soak root tools packages
 
 help:
 	@echo 'make demo    drain a facility and bring it back, on real servers, under load (root; about two minutes after the build)'
 	@echo 'make test    everything that CI runs (root)'
 	@echo 'make check   format, lints and quick tests; no servers, no root'
 	@echo 'make lab     start the servers of topology.yaml and leave them running (root)'
+	@echo 'make bench   measure handover beside what people use today (root; under 25 minutes; BENCH_PAIRS=2 for a try)'
+	@echo 'make soak    ten drains and restores in a row under load, at 20 and 80 ms (root; SOAK_ROUNDS=2 for a try)'
 	@echo
-	@echo 'demo, test and lab install missing Debian packages first; none of their services is started on this machine.'
+	@echo 'demo, test, lab, bench and soak install missing Debian packages first; none of their services is started on this machine.'
 
 test: root tools packages
 	@$(part) 'Format' $(CARGO) fmt --all --check
@@ -42,6 +45,16 @@ check: tools
 demo: root packages
 	@$(part) 'Build' $(CARGO) build --locked --workspace
 	@$(built)/lab demo
+
+soak: root packages
+	@$(part) 'Build' $(CARGO) build --locked --workspace
+	@$(built)/lab soak
+
+bench: root
+	@$(part) 'Debian packages' lab/install.sh patroni etcd-server postgresql-15-repmgr python3-venv
+	@$(part) 'Build' $(CARGO) build --locked --release --workspace
+	@$(part) 'octoDNS' bench/octodns.sh target/bench/octodns
+	@$(released)/bench run
 
 lab: root packages
 	@$(part) 'Build' $(CARGO) build --locked --workspace

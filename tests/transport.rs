@@ -52,12 +52,46 @@ async fn behaves(transport: &Transport, host: &Host) {
         Ok(Output { status, stdout: stdout.to_owned(), stderr: stderr.to_owned() })
     };
 
-    let hostile = ["", "a b", "'", "\"", "$(id)", "`id`", "$HOME", "-rf", "--", "\\", "a\nb\n", ";", "*", "é"];
+    let hostile = [
+        "",
+        "a b",
+        "'",
+        "\"",
+        "$(id)",
+        "`id`",
+        "$HOME",
+        "-rf",
+        "--",
+        "\\",
+        "a\nb\n",
+        ";",
+        "*",
+        "é",
+        "-oProxyCommand=id",
+        "日本 語",
+        "\u{1f600}",
+        "\t",
+        "\r\n",
+        "~root",
+        "%h %%",
+        "!!",
+        "\u{7f}",
+        "a=b",
+        "{a,b}",
+    ];
     let mut words = vec!["printf".to_owned(), "<%s>".to_owned()];
     words.extend(hostile.map(str::to_owned));
     let expected: String = hostile.map(|word| format!("<{word}>")).concat();
     assert_eq!(run(Command::Argv(words), None).await, left(0, &expected, ""));
     assert_eq!(run(script("printf '<%s>' \"$@\"", &hostile), None).await, left(0, &expected, ""));
+
+    // What a kernel takes as one argument (execve(2): 128 KiB) arrives; what is longer ran nothing and says so.
+    let long = "é'".repeat(20_000);
+    let count = run(script("printf %s \"$1\" | wc -c", &[&long]), None).await.unwrap();
+    assert_eq!(count.stdout.trim(), "60000");
+    let longer = run(argv(["true", &"x".repeat(300_000)]), None).await;
+    let Err(TransportError::NotRun(why)) = longer else { panic!("{longer:?}") };
+    assert!(why.why.contains("too long"), "{why}");
 
     assert_eq!(run(argv(["cat"]), Some(b"line\nno end")).await, left(0, "line\nno end", ""));
     assert_eq!(run(argv(["cat"]), None).await, left(0, "", ""), "without input there is nothing to read");
@@ -360,4 +394,89 @@ async fn a_host_that_accepts_and_says_nothing_costs_the_deadline_only() {
         Transport::with_options(options).run(&host, &argv(["true"]), None, began + Duration::from_millis(500)).await;
     assert!(why(outcome).contains("no connection within"));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// A transport with this text as the operator's configuration.
+fn configured(sshd: &Sshd, text: &str) -> Transport {
+    let file = sshd.path("ssh_config");
+    std::fs::write(&file, text).unwrap();
+    Transport::with_options(vec!["-F".to_owned(), file.display().to_string()])
+}
+
+/// A host by the name that the operator's configuration has for it.
+fn alias(name: &str) -> Host {
+    let transport = TransportKind::Ssh { address: name.to_owned(), user: None, port: None };
+    Host { name: name.into(), transport, commands: BTreeMap::new() }
+}
+
+/// What the operator's own configuration says of a host: its address, its key, its known hosts and the way to it.
+#[tokio::test]
+async fn the_operators_own_configuration_leads_through_a_jump_host() {
+    let (jump, far) = (Sshd::start(), Sshd::start());
+    let section = |name: &str, sshd: &Sshd, more: &str| {
+        format!(
+            "Host {name}\n HostName 127.0.0.1\n Port {}\n IdentityFile {}\n UserKnownHostsFile {}\n{more}",
+            sshd.port,
+            sshd.path("login").display(),
+            sshd.path("known_hosts").display(),
+        )
+    };
+    let common = "Host *\n IdentitiesOnly yes\n IdentityAgent none\n GlobalKnownHostsFile /dev/null\n";
+    let text = section("far", &far, " ProxyJump near\n") + &section("near", &jump, "") + common;
+    let (transport, host) = (configured(&far, &text), alias("far"));
+    for word in ["one", "$(two)"] {
+        let output = transport.run(&host, &argv(["printf", "%s", word]), None, soon()).await.unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (0, word));
+    }
+    assert_eq!((jump.logins(), far.logins()), (1, 1), "{}\n{}", jump.log(), far.log());
+    // The way there is the jump host's: the far one saw nobody else.
+    assert!(jump.log().contains("Accepted publickey"), "{}", jump.log());
+
+    // A jump host whose key is not known lets nobody through. `ssh` keeps the reason to itself: the message says where to look.
+    let stranger = text.replace(&jump.path("known_hosts").display().to_string(), "/dev/null");
+    let (touch, logins) = (far.path("touched"), jump.logins());
+    let command = argv(["touch", touch.to_str().unwrap()]);
+    let refused = why(configured(&far, &stranger).run(&host, &command, None, soon()).await);
+    assert!(refused.contains("ProxyJump") && refused.contains("ssh -o BatchMode=yes far true"), "{refused}");
+    assert_eq!((jump.logins(), touch.exists()), (logins, false));
+    // So does one that is gone.
+    drop(jump);
+    let gone = why(configured(&far, &text).run(&host, &command, None, soon()).await);
+    assert!(gone.contains("ProxyJump"), "{gone}");
+}
+
+/// A real ssh-agent.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_only_an_agent_has_is_enough() {
+    let sshd = Sshd::start();
+    let socket = sshd.path("agent");
+    let agent = Process::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    let _agent = Agent(agent);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "no agent");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let text = format!(
+        "Host *\n IdentityAgent {}\n IdentityFile none\n UserKnownHostsFile {}\n GlobalKnownHostsFile /dev/null\n",
+        socket.display(),
+        sshd.path("known_hosts").display()
+    );
+    let empty = why(configured(&sshd, &text).run(&sshd.host(), &argv(["true"]), None, soon()).await);
+    assert!(empty.contains("Permission denied (publickey)") && empty.contains("ssh-add -l"), "{empty}");
+
+    let added = Process::new("ssh-add").arg("-q").arg(sshd.path("login")).env("SSH_AUTH_SOCK", &socket).status();
+    assert!(added.unwrap().success());
+    std::fs::remove_file(sshd.path("login")).unwrap();
+    let output = configured(&sshd, &text).run(&sshd.host(), &argv(["echo", "let in"]), None, soon()).await;
+    assert_eq!(output.unwrap().stdout, "let in\n");
 }

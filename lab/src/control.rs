@@ -55,6 +55,20 @@ pub enum LinkChange {
     LossPercent(f64),
 }
 
+impl LinkChange {
+    /// What holds from now on, in words.
+    pub fn text(self, one_way: bool) -> String {
+        match self {
+            Self::Cut(true) => "nothing passes".to_owned(),
+            Self::Cut(false) => "everything passes again".to_owned(),
+            Self::DelayMs(ms) if one_way => format!("each packet takes {ms} ms"),
+            Self::DelayMs(ms) => format!("round trip {ms} ms"),
+            Self::LossPercent(0.0) => "no packet is lost".to_owned(),
+            Self::LossPercent(percent) => format!("{percent}% of the packets are lost"),
+        }
+    }
+}
+
 /// What a lab looks like.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {

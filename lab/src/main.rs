@@ -92,6 +92,7 @@ enum Command {
     Load(load::Args),
     Lost(load::LostArgs),
     Demo(demo::Args),
+    Soak(demo::soak::Args),
     #[command(hide = true)]
     Enter {
         directory: PathBuf,
@@ -209,6 +210,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Load(args) => runtime()?.block_on(load::run(args))?,
         Command::Lost(args) => runtime()?.block_on(load::run_lost(args))?,
         Command::Demo(args) => runtime()?.block_on(demo::run(args))?,
+        Command::Soak(args) => runtime()?.block_on(demo::soak::run(args))?,
         Command::Keep { directory, owned } => lab::internal::keep(directory, owned)?,
         Command::Init { directory } => lab::internal::init(directory)?,
         Command::Enter { directory, place, command } => {

@@ -382,7 +382,9 @@ impl Supervisor {
                         self.change_link(to, from, *one_way, *change);
                     }
                 }
-                Reply::Done(format!("{a} {} {b}: {change:?}", if *one_way { "→" } else { "↔" }))
+                let way = if *one_way { "→" } else { "↔" };
+                let other = if b == "all" { "every other place" } else { b };
+                Reply::Done(format!("{a} {way} {other}: {}", change.text(*one_way)))
             }
         })
     }

@@ -118,10 +118,10 @@ fn every_server_answers_and_nothing_is_left_behind() {
     lab.delay("west", "east", Duration::from_millis(80)).unwrap();
     let seconds = connect_seconds(&lab).unwrap();
     assert!((0.08..0.14).contains(&seconds), "{seconds}");
-    lab.cut("west", "east").unwrap();
+    assert_eq!(lab.cut("west", "east").unwrap(), "west ↔ east: nothing passes");
     assert_eq!(connect_seconds(&lab), None);
     inside(&lab, "curl -sSf -o /dev/null -H 'Host: pay.clickbank.example' http://10.20.0.80/health");
-    lab.uncut("west", "east").unwrap();
+    assert_eq!(lab.uncut("west", "east").unwrap(), "west ↔ east: everything passes again");
     assert!(connect_seconds(&lab).is_some());
 
     // One server, then a facility, then its power returns.

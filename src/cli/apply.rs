@@ -12,12 +12,13 @@ use super::args::{self, Format};
 use super::context::{Context, eprint, print, stderr_style, stdout_style};
 use super::exit::Exit;
 use super::show::{self, Saved};
+use super::voice::Voice;
 use crate::engine::Request;
 use crate::event::Event;
 use crate::journal::{RunId, StoreError};
 use crate::plan::{self, Plan, window};
 use crate::provider::{Clock, SystemClock};
-use crate::report::{self, Detail, Json, Live, Plain, Reporter};
+use crate::report::{self, Detail, Form, Json, Live, Plain, PlanAnswer, Reporter};
 use crate::topology::Topology;
 
 /// Checks that the plan is still about the world as it is, asks, and carries it out.
@@ -25,35 +26,35 @@ use crate::topology::Topology;
 /// # Errors
 /// If the store fails before anything was done.
 pub async fn run(args: args::Apply) -> Result<Exit> {
-    let saved = match show::read(&args.plan) {
+    let voice = Voice { json: args.format == Format::Json, output: args.common.output };
+    let saved = match show::read(&args.plan, voice) {
         Ok(saved) => saved,
         Err(exit) => return Ok(exit),
     };
-    let context = match Context::open(&args.common)? {
+    let context = match Context::open(&args.common, voice)? {
         Ok(context) => context,
         Err(exit) => return Ok(exit),
     };
-    let exit = apply(&args, &context, saved).await;
+    let exit = apply(&args, &context, saved, voice).await;
     context.close().await;
     exit
 }
 
-async fn apply(args: &args::Apply, context: &Context, saved: Saved) -> Result<Exit> {
+async fn apply(args: &args::Apply, context: &Context, saved: Saved, voice: Voice) -> Result<Exit> {
     if let Some(why) = unusable(&saved.plan, &context.topology, context.engine.now()) {
-        return Ok(refuse(&why));
+        return Ok(voice.refuse(&why));
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
     if let Err(error) = context.store.may_begin(&saved.digest, context.engine.now()).await {
-        return not_begun(error);
+        return not_begun(error, voice);
     }
     if !args.auto_approve {
         if !std::io::stdin().is_terminal() {
-            anstream::eprintln!(
-                "error: there is no terminal to ask on: review the plan with `handover show`, then add --auto-approve"
-            );
-            return Ok(Exit::Usage);
+            let why = "there is no terminal to ask on: review the plan with `handover show`, then add --auto-approve";
+            return Ok(voice.error(Exit::Usage, why));
         }
-        eprint(&report::plan(&saved.plan, None, Detail::Full, stderr_style(args.common.output)));
+        let answer = PlanAnswer::Plan { plan: &saved.plan, file: None, digest: &saved.digest };
+        eprint(&report::answer(answer, Form::Text(Detail::Full, stderr_style(args.common.output))));
         if !confirmed()? {
             eprint("Nothing was done.\n");
             return Ok(Exit::Refused);
@@ -62,12 +63,11 @@ async fn apply(args: &args::Apply, context: &Context, saved: Saved) -> Result<Ex
     let live = context.engine.observe().await;
     let stale = plan::stale(&saved.plan, &live);
     if !stale.is_empty() {
-        let mut why = "the plan is stale: what it relies on has changed since it was made\n".to_owned();
-        for fact in &stale {
-            why += &format!("\n  ✗ {} {}\n    now: {}\n", fact.target.name(), fact.planned, fact.found);
+        match args.format {
+            Format::Text => eprint(&report::stale(&stale, stderr_style(args.common.output))),
+            Format::Json => print(&report::json::stale(Exit::Refused as u8, &stale)),
         }
-        why += "\nMake a new plan with `handover plan`.";
-        return Ok(refuse(&why));
+        return Ok(Exit::Refused);
     }
     let (events, heard) = mpsc::unbounded_channel();
     let (stop, stopping) = watch::channel(false);
@@ -95,25 +95,19 @@ async fn apply(args: &args::Apply, context: &Context, saved: Saved) -> Result<Ex
             }
             Ok(outcome.end.into())
         }
-        Err(error) => not_begun(error),
+        Err(error) => not_begun(error, voice),
     }
 }
 
 /// A run that could not begin.
-fn not_begun(error: StoreError) -> Result<Exit> {
+fn not_begun(error: StoreError, voice: Voice) -> Result<Exit> {
     match error {
         StoreError::Locked { .. } => {
-            anstream::eprintln!("error: {error}; wait for it, or look at that machine");
-            Ok(Exit::Locked)
+            Ok(voice.error(Exit::Locked, &format!("{error}; wait for it, or look at that machine")))
         }
-        StoreError::PlanUsed { .. } => Ok(refuse(&error.to_string())),
+        StoreError::PlanUsed { .. } => Ok(voice.refuse(&error.to_string())),
         error => Err(error.into()),
     }
-}
-
-fn refuse(why: &str) -> Exit {
-    anstream::eprintln!("refused: {why}");
-    Exit::Refused
 }
 
 /// Why a plan must not be applied now, whatever the targets say.

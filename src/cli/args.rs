@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::voice::Voice;
 use crate::model::Span;
 
 const EXIT_CODES: &str = "\
@@ -46,6 +47,22 @@ pub enum Command {
     Man(Man),
 }
 
+impl Command {
+    /// How its errors are told.
+    pub fn voice(&self) -> Voice {
+        let plain = Output { color: ColorChoice::Auto };
+        let (json, output) = match self {
+            Self::Lint(args) => (args.format == Format::Json, args.output),
+            Self::Status(args) => (args.format == StatusFormat::Json, args.common.output),
+            Self::Plan(args) => (args.format == PlanFormat::Json, args.common.output),
+            Self::Show(args) => (args.format == PlanFormat::Json, args.output),
+            Self::Apply(args) => (args.format == Format::Json, args.common.output),
+            Self::Schema | Self::Completions(_) | Self::Man(_) => (false, plain),
+        };
+        Voice { json, output }
+    }
+}
+
 /// How the program prints.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
@@ -78,6 +95,9 @@ pub struct Lint {
     /// Topology files
     #[arg(value_name = "FILE", default_value = "topology.yaml")]
     pub files: Vec<PathBuf>,
+    /// How findings are told
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
     /// How to print
     #[command(flatten)]
     pub output: Output,
@@ -86,6 +106,15 @@ pub struct Lint {
 /// `handover status`.
 #[derive(Debug, Args)]
 pub struct Status {
+    /// How it is told
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: StatusFormat,
+    /// Write it into this file, whole or not at all, instead of to standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Observe again and again, this long after the last time began, until Ctrl-C; the exit code is the last state's
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "2s", value_parser = interval)]
+    pub watch: Option<Span>,
     /// What most commands need.
     #[command(flatten)]
     pub common: Common,
@@ -141,6 +170,9 @@ pub struct Plan {
     /// Exit with 2 if there are differences
     #[arg(long)]
     pub detailed_exitcode: bool,
+    /// How the plan is printed
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: PlanFormat,
     /// Print a line for each stage instead of every step
     #[arg(long)]
     pub brief: bool,
@@ -155,6 +187,9 @@ pub struct Show {
     /// The plan file
     #[arg(value_name = "PLAN")]
     pub plan: PathBuf,
+    /// How it is printed
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: PlanFormat,
     /// Print a line for each stage instead of every step
     #[arg(long)]
     pub brief: bool,
@@ -179,13 +214,43 @@ pub struct Man {
     pub dir: Option<PathBuf>,
 }
 
-/// How a run is told.
+/// How something is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people: live on a terminal, timestamped lines elsewhere
+    /// For people
     Text,
-    /// For programs: one JSON object per line
+    /// For programs: one JSON object per line (docs/json.md)
     Json,
+}
+
+/// How the status is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// For people
+    Text,
+    /// For programs: one JSON object on one line (docs/json.md)
+    Json,
+    /// For the textfile collector of Prometheus's node_exporter
+    Prometheus,
+}
+
+/// Time between observations.
+fn interval(text: &str) -> Result<Span, String> {
+    let every: Span = text.parse().map_err(|error: crate::model::QuantityError| error.to_string())?;
+    if every < Span::millis(100) { Err("at least 100ms must lie between observations".to_owned()) } else { Ok(every) }
+}
+
+/// How a plan is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    /// For people
+    Text,
+    /// For programs: one JSON object on one line (docs/json.md)
+    Json,
+    /// For a pull request: GitHub flavoured
+    Markdown,
+    /// The graph of its steps
+    Mermaid,
 }
 
 /// `handover apply`.

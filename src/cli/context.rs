@@ -10,6 +10,7 @@ use clap::ColorChoice;
 
 use super::args::{Common, Output};
 use super::exit::Exit;
+use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
 use crate::journal::Store;
@@ -56,7 +57,7 @@ fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Registry
     let (secrets, transport) = (|| Arc::clone(secrets), || Arc::clone(transport));
     Registry::default()
         .with("rfc2136", Arc::new(provider::rfc2136::Rfc2136::new(secrets())))
-        .with("haproxy", Arc::new(provider::haproxy::HaProxy))
+        .with("haproxy", Arc::new(provider::haproxy::HaProxy::new(transport())))
         .with("http", Arc::new(provider::http::HttpHealth::new()))
         .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secrets(), transport())))
         .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secrets(), transport())))
@@ -80,6 +81,11 @@ impl Source {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self { name: path.display().to_string(), bytes })
+    }
+
+    /// Whether the file still holds what was read.
+    pub fn is_as_it_was(&self) -> bool {
+        Self::read(Path::new(&self.name)).is_ok_and(|now| now.bytes == self.bytes)
     }
 
     /// Prints findings about it.
@@ -108,14 +114,12 @@ impl Context {
     ///
     /// # Errors
     /// If the store cannot be opened.
-    pub fn open(common: &Common) -> Result<Result<Self, Exit>> {
+    pub fn open(common: &Common, voice: Voice) -> Result<Result<Self, Exit>> {
         let source = match Source::read(&common.topology) {
             Ok(source) => source,
             Err(error) => {
-                anstream::eprintln!(
-                    "error: {error:#}\n\nName the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default."
-                );
-                return Ok(Err(Exit::Invalid));
+                let advice = "Name the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default.";
+                return Ok(Err(voice.error(Exit::Invalid, &format!("{error:#}\n\n{advice}"))));
             }
         };
         let topology = match topology::parse(&source.bytes, &checks()) {
@@ -126,8 +130,7 @@ impl Context {
                 Arc::new(parsed.topology)
             }
             Err(findings) => {
-                source.print(&findings, common.output);
-                return Ok(Err(Exit::Invalid));
+                return Ok(Err(voice.findings(Exit::Invalid, &source, &findings)));
             }
         };
         let folder = common.topology.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -135,6 +138,7 @@ impl Context {
         let transport = Arc::new(Transport::new());
         let registry = registry(&secrets, &transport);
         let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
+        let engine = engine.with_sockets(sockets());
         let directory = state_directory(common, &topology)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
         Ok(Ok(Self { topology, source, engine, store, transport }))
@@ -144,6 +148,17 @@ impl Context {
     pub async fn close(&self) {
         self.transport.close().await;
     }
+}
+
+/// How many sockets there may be, with the limit raised as far as the system allows: hundreds of targets are spoken to at once, and
+/// shells begin with 1024. A hundred are left for everything else.
+fn sockets() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the old limit is still there.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(allowed).unwrap_or(usize::MAX).saturating_sub(100)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
@@ -188,12 +203,20 @@ fn coloured() -> bool {
 }
 
 fn terminal_width() -> Option<usize> {
-    console::Term::stderr().size_checked().map(|(_, columns)| usize::from(columns))
+    // Either may lead elsewhere.
+    let size = console::Term::stdout().size_checked().or_else(|| console::Term::stderr().size_checked());
+    size.map(|(_, columns)| usize::from(columns))
 }
 
 /// How standard output is to be drawn.
 pub fn stdout_style(output: Output) -> Style {
     style(output, std::io::stdout().is_terminal())
+}
+
+/// How messages are drawn: not broken into lines where a program may search them.
+pub fn message_style(output: Output) -> Style {
+    let style = stderr_style(output);
+    if std::io::stderr().is_terminal() { style } else { Style { width: usize::MAX, ..style } }
 }
 
 /// How standard error is to be drawn.

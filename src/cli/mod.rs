@@ -4,12 +4,15 @@ mod apply;
 pub mod args;
 mod context;
 mod exit;
+mod files;
 mod intent;
 mod lint;
 mod manual;
 mod plan;
 mod show;
 mod status;
+mod voice;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,12 +38,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return Exit::Usage.into();
         }
     };
+    let voice = cli.command.voice();
     match run(cli) {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            anstream::eprintln!("error: {error:#}");
-            Exit::Error.into()
-        }
+        Err(error) => voice.error(Exit::Error, &format!("{error:#}")).into(),
     }
 }
 

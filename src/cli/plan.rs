@@ -1,17 +1,19 @@
 //! `handover plan`: observes, compares, orders, saves.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::args;
-use super::context::{Context, print, stdout_style};
+use super::args::{self, PlanFormat};
+use super::context::{Context, print};
 use super::exit::Exit;
+use super::files;
+use super::voice::Voice;
 use crate::diagnostic::Diagnostic;
 use crate::model::{FacilityName, FacilityState};
-use crate::plan::{self, HoldKind, Intent, Plan, Planned, Refusal};
-use crate::report;
+use crate::plan::{self, HoldKind, Intent, Planned, Refusal, document};
+use crate::report::{self, Form, PlanAnswer};
 use crate::topology;
 
 /// Makes a plan, prints it and saves it.
@@ -19,71 +21,93 @@ use crate::topology;
 /// # Errors
 /// If the store fails or the plan cannot be saved.
 pub async fn run(args: args::Plan) -> Result<Exit> {
-    let context = match Context::open(&args.common)? {
+    let voice = Voice { json: args.format == PlanFormat::Json, output: args.common.output };
+    if let Some(exit) = args.out.as_deref().and_then(|file| taken(file, voice)) {
+        return Ok(exit);
+    }
+    let context = match Context::open(&args.common, voice)? {
         Ok(context) => context,
         Err(exit) => return Ok(exit),
     };
-    let exit = make(&args, &context).await;
+    let exit = make(&args, &context, voice).await;
     context.close().await;
     exit
 }
 
-async fn make(args: &args::Plan, context: &Context) -> Result<Exit> {
+/// A file that is there already is told before anything is asked.
+fn taken(file: &Path, voice: Voice) -> Option<Exit> {
+    match files::absent(file) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Some(voice.error(Exit::Error, &not_saved(file, &error)))
+        }
+        _ => None,
+    }
+}
+
+async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit> {
     let now = context.engine.now();
     let intent = match super::intent::intent(args, &context.topology, now) {
         Ok(intent) => intent,
-        Err(wrong) => {
-            wrong.iter().for_each(|why| anstream::eprintln!("error: {why}"));
-            return Ok(Exit::Usage);
-        }
+        Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     };
     if let Some(findings) = restore_against_file(context, &intent) {
-        context.source.print(&findings, args.common.output);
-        return Ok(Exit::Refused);
+        return Ok(voice.findings(Exit::Refused, &context.source, &findings));
     }
     let holds = context.store.holds().await?;
     for hold in holds.iter().filter(|hold| hold.is_overdue(now)) {
         anstream::eprintln!("warning: overdue: {}; `{}` ends this hold", hold.kind.what(), hold.kind.ended_by());
     }
     let holds: Vec<HoldKind> = holds.into_iter().map(|hold| hold.kind).collect();
+    let form = super::show::form(args.format, args.brief, args.common.output);
     // What contradicts itself is refused without asking anybody.
     if let Err(refusals) = plan::possible(&context.topology, &intent, &holds) {
-        print(&refused(&intent, &refusals));
-        return Ok(Exit::Refused);
+        return Ok(refused(&intent, &refusals, form));
     }
     let live = context.engine.observe().await;
-    match plan::make(&context.topology, &intent, &holds, &live, now) {
-        Planned::Nothing(notes) => {
-            print(&nothing(&notes));
-            Ok(Exit::Success)
-        }
-        Planned::Refused(refusals) => {
-            print(&refused(&intent, &refusals));
-            Ok(Exit::Refused)
-        }
+    let (exit, text) = match plan::make(&context.topology, &intent, &holds, &live, now) {
+        Planned::Nothing(notes) => (Exit::Success, report::answer(PlanAnswer::Nothing(&notes), form)),
+        Planned::Refused(refusals) => return Ok(refused(&intent, &refusals, form)),
         Planned::Plan(plan) => {
-            let file = save(&plan, args.out.as_deref())?;
-            let (detail, style) = (super::show::detail(args.brief), stdout_style(args.common.output));
-            print(&report::plan(&plan, Some(&file.display().to_string()), detail, style));
-            Ok(if args.detailed_exitcode { Exit::Differences } else { Exit::Success })
+            let text = plan.to_yaml()?;
+            let file = args.out.clone().unwrap_or_else(|| Path::new("plans").join(format!("{}.yaml", plan.id)));
+            if let Err(error) = files::create(&file, &text) {
+                return Ok(voice.error(Exit::Error, &not_saved(&file, &error)));
+            }
+            let (file, digest) = (file.display().to_string(), document::digest(text.as_bytes()));
+            let answer = PlanAnswer::Plan { plan: &plan, file: Some(&file), digest: &digest };
+            let exit = if args.detailed_exitcode { Exit::Differences } else { Exit::Success };
+            (exit, report::answer(answer, form))
         }
-    }
+    };
+    print(&text);
+    Ok(exit)
 }
 
-fn nothing(notes: &[String]) -> String {
-    let mut text = "Nothing to do: what is live is what it should be.\n".to_owned();
-    for note in notes {
-        text += &format!("  note: {note}\n");
-    }
-    text
+fn refused(intent: &Intent, refusals: &[Refusal], form: Form) -> Exit {
+    let exit = Exit::Refused;
+    print(&report::answer(PlanAnswer::Refused { wish: &title(intent), refusals, exit_code: exit as u8 }, form));
+    exit
 }
 
-fn refused(intent: &Intent, refusals: &[Refusal]) -> String {
-    let mut text = format!("No plan to {}: nothing was changed, and nothing was saved.\n", title(intent));
-    for refusal in refusals {
-        text += &format!("\n  ✗ {}\n    → {}\n", refusal.what, refusal.advice);
-    }
-    text
+/// What to do about a plan that could not be saved.
+fn not_saved(file: &Path, error: &std::io::Error) -> String {
+    let what = match error.kind() {
+        ErrorKind::AlreadyExists => "there is such a file already".to_owned(),
+        _ => error.to_string(),
+    };
+    let advice = match error.kind() {
+        ErrorKind::AlreadyExists => {
+            "a plan is never overwritten: name another file with --out, or move that one away".to_owned()
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "free some space there, or name a file elsewhere with --out, then plan again".to_owned()
+        }
+        _ => "name a file elsewhere with --out, or make that folder writable, then plan again".to_owned(),
+    };
+    format!(
+        "cannot save the plan as {}: {what}\n\nNo plan was saved, not even a part of it, and nothing was changed: {advice}.",
+        file.display()
+    )
 }
 
 fn title(intent: &Intent) -> String {
@@ -106,26 +130,4 @@ fn restore_against_file(context: &Context, intent: &Intent) -> Option<Vec<Diagno
             .help(format!("change it to `active`, then run `handover plan --restore {name}` again"))
     };
     Some(names.into_iter().map(finding).collect())
-}
-
-/// Saves a plan without overwriting anything.
-fn save(plan: &Plan, out: Option<&Path>) -> Result<PathBuf> {
-    let file = out.map_or_else(|| Path::new("plans").join(format!("{}.yaml", plan.id)), Path::to_path_buf);
-    let text = plan.to_yaml()?;
-    let written = || -> std::io::Result<()> {
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut open = std::fs::File::create_new(&file)?;
-        open.write_all(text.as_bytes())?;
-        open.sync_all()
-    };
-    if let Err(error) = written() {
-        // A plan that was cut short must not be mistaken for one.
-        if error.kind() != std::io::ErrorKind::AlreadyExists {
-            let _ = std::fs::remove_file(&file);
-        }
-        return Err(error).with_context(|| format!("cannot save the plan as {}", file.display()));
-    }
-    Ok(file)
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::args;
+use super::args::{self, Output, PlanFormat};
 use super::context::{print, stdout_style};
 use super::exit::Exit;
+use super::voice::Voice;
 use crate::plan::{Plan, document};
-use crate::report::{self, Detail};
+use crate::report::{self, Detail, Form, PlanAnswer};
 
 /// A plan file as it was read, with its digest.
 pub struct Saved {
@@ -23,22 +24,25 @@ pub struct Saved {
 /// # Errors
 /// None: an exit code says what failed.
 #[expect(clippy::disallowed_methods, reason = "the command line reads the files it is given")]
-pub fn read(path: &Path) -> Result<Saved, Exit> {
+pub fn read(path: &Path, voice: Voice) -> Result<Saved, Exit> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read the plan {}", path.display()));
     let saved = bytes.and_then(|bytes| {
         let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
         let plan = Plan::from_yaml(text).with_context(|| path.display().to_string())?;
         Ok(Saved { plan, digest: document::digest(&bytes) })
     });
-    saved.map_err(|error| {
-        anstream::eprintln!("error: {error:#}");
-        Exit::Invalid
-    })
+    saved.map_err(|error| voice.error(Exit::Invalid, &format!("{error:#}")))
 }
 
-/// How much of a plan is shown.
-pub fn detail(brief: bool) -> Detail {
-    if brief { Detail::Brief } else { Detail::Full }
+/// The form of an answer.
+pub fn form(format: PlanFormat, brief: bool, output: Output) -> Form {
+    let detail = if brief { Detail::Brief } else { Detail::Full };
+    match format {
+        PlanFormat::Text => Form::Text(detail, stdout_style(output)),
+        PlanFormat::Json => Form::Json,
+        PlanFormat::Markdown => Form::Markdown(detail),
+        PlanFormat::Mermaid => Form::Mermaid,
+    }
 }
 
 /// Prints a saved plan.
@@ -46,11 +50,13 @@ pub fn detail(brief: bool) -> Detail {
 /// # Errors
 /// None; an unreadable plan is an exit code.
 pub fn run(args: &args::Show) -> Result<Exit> {
-    let saved = match read(&args.plan) {
+    let voice = Voice { json: args.format == PlanFormat::Json, output: args.output };
+    let saved = match read(&args.plan, voice) {
         Ok(saved) => saved,
         Err(exit) => return Ok(exit),
     };
     let file = args.plan.display().to_string();
-    print(&report::plan(&saved.plan, Some(&file), detail(args.brief), stdout_style(args.output)));
+    let answer = PlanAnswer::Plan { plan: &saved.plan, file: Some(&file), digest: &saved.digest };
+    print(&report::answer(answer, form(args.format, args.brief, args.output)));
     Ok(Exit::Success)
 }

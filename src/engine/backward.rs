@@ -148,7 +148,18 @@ impl Run {
             self.plan.steps.iter().filter(|step| step.point_of_no_return && !done(&step.id)).map(|step| step.stage);
         let idle: std::collections::BTreeSet<usize> = idle.collect();
         let prepared = self.plan.steps.iter().filter(|step| step.section.is_none() && idle.contains(&step.stage));
-        self.take_back_steps(prepared.collect()).await
+        let prepared: Vec<&Step> = prepared.collect();
+        // What failed may be there all the same, such as a replica that is pointed elsewhere and does not stream. That its target
+        // cannot be reached is no news then: the run has failed because of it.
+        let half_done = prepared.iter().filter(|step| self.log().is_half_done(&step.id));
+        let half_done: Vec<&&Step> = half_done.filter(|step| matches!(step.undo, Undo::Act { .. })).collect();
+        let results = futures_util::future::join_all(half_done.iter().map(|step| self.take_back(step))).await;
+        for (step, result) in half_done.into_iter().zip(results) {
+            if let Err(why) = result {
+                self.tell(Event::Warning { text: format!("{}: could not be taken back: {why}", step.title) });
+            }
+        }
+        self.take_back_steps(prepared).await
     }
 
     async fn take_back_steps(&self, steps: Vec<&Step>) -> Result<(), String> {

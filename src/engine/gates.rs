@@ -60,7 +60,7 @@ impl Run {
     async fn measure(&self, gate: &Gate) -> Verdict {
         let topology = &self.engine.topology;
         match gate {
-            Gate::Switchable { database: name, primary, candidate } => {
+            Gate::Switchable { database: name, primary, candidate, followers } => {
                 let Some(database) = topology.databases.get(name) else {
                     return Verdict::Hold(format!("the topology has no database {name}"));
                 };
@@ -68,7 +68,8 @@ impl Run {
                 let mut ids: BTreeSet<TargetId> = poolers.map(|pooler| pooler.target.id.clone()).collect();
                 ids.extend(database.members.values().map(|member| member.target.id.clone()));
                 let live = self.engine.observe_only(&ids).await;
-                let objections = preflight::objections(topology, database, primary, candidate, &live);
+                let mut objections = preflight::objections(topology, database, primary, candidate, &live);
+                objections.extend(preflight::led(database, primary, candidate, followers, &live));
                 gate::judge_switchable(name.as_str(), &objections)
             }
             Gate::Capacity { service, shares, servers } => match topology.services.get(service) {

@@ -5,6 +5,7 @@
 
 mod backward;
 mod gates;
+mod keep;
 mod observe;
 mod report;
 mod run;
@@ -23,8 +24,14 @@ use crate::topology::Topology;
 
 pub use run::{Request, RunOutcome};
 
-/// Targets that are spoken to at once: far above what a team has, far below what a machine's sockets allow.
-const PARALLEL: usize = 256;
+/// Questions that may be work at the same time: more would only wait for this machine's processors, at the cost of their deadlines.
+const WORKING: usize = 256;
+
+/// Targets that are spoken to at once, silent ones included. One of them is one or two sockets.
+const OPEN: usize = 4096;
+
+/// Sockets and pipes that speaking to one target takes at most: a session, one beside it, and the pipes of an `ssh`.
+const SOCKETS_EACH: usize = 6;
 
 /// What observes and applies.
 #[derive(Clone)]
@@ -34,6 +41,7 @@ pub struct Engine {
     registry: Registry,
     clock: Arc<dyn Clock>,
     timeout: Duration,
+    open: usize,
 }
 
 impl Engine {
@@ -41,7 +49,13 @@ impl Engine {
     pub fn new(topology: Arc<Topology>, registry: Registry, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let units = topology.units.values().map(|unit| &unit.target);
         let targets = topology.targets().chain(units).map(|target| (target.id.clone(), Arc::clone(target))).collect();
-        Self { topology, targets: Arc::new(targets), registry, clock, timeout }
+        Self { topology, targets: Arc::new(targets), registry, clock, timeout, open: OPEN }
+    }
+
+    /// The same on a machine that allows only so many open sockets.
+    #[must_use]
+    pub fn with_sockets(self, sockets: usize) -> Self {
+        Self { open: (sockets / SOCKETS_EACH).clamp(1, OPEN), ..self }
     }
 
     /// The topology.

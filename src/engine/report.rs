@@ -21,8 +21,10 @@ pub(super) struct Log {
     databases: BTreeMap<DatabaseName, DatabaseReport>,
     fenced: BTreeMap<DatabaseName, Duration>,
     residual: Vec<Residual>,
+    warnings: Vec<String>,
     holds: Vec<Hold>,
     acted: bool,
+    half_done: BTreeSet<StepId>,
 }
 
 impl Log {
@@ -66,8 +68,10 @@ impl Log {
             databases,
             fenced: BTreeMap::new(),
             residual: Vec::new(),
+            warnings: Vec::new(),
             holds,
             acted: false,
+            half_done: BTreeSet::new(),
         }
     }
 
@@ -123,6 +127,16 @@ impl Log {
         self.acted
     }
 
+    /// A step failed, and something of it may be there.
+    pub(super) fn half_done(&mut self, id: &StepId) {
+        self.half_done.insert(id.clone());
+    }
+
+    /// True if a step failed and something of it may be there.
+    pub(super) fn is_half_done(&self, id: &StepId) -> bool {
+        self.half_done.contains(id)
+    }
+
     pub(super) fn waited(&mut self, id: &StepId, cause: WaitCause, time: Duration) {
         *self.waits.entry(cause).or_default() += time;
         if let Some(report) = self.step(id) {
@@ -132,6 +146,13 @@ impl Log {
 
     pub(super) fn residual(&mut self, residual: Vec<Residual>) {
         self.residual.extend(residual);
+    }
+
+    /// The operator was told something; once is enough.
+    pub(super) fn warned(&mut self, text: &str) {
+        if !self.warnings.iter().any(|told| told == text) {
+            self.warnings.push(text.to_owned());
+        }
     }
 
     pub(super) fn stalled(
@@ -174,6 +195,7 @@ impl Log {
             waited_ms: self.waits.iter().map(|(cause, time)| (*cause, millis(time))).collect(),
             databases: self.databases.clone(),
             residual_sessions: self.residual.clone(),
+            warnings: self.warnings.clone(),
             holds_made: self.holds.iter().filter(|hold| !released.contains(&hold.kind)).cloned().collect(),
             holds_released: released,
             failure,

@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Engine;
 use super::report::Log;
+use super::{Engine, keep};
 use crate::event::{Event, Failure, RunReport, StepOutcome, WayOn};
 use crate::journal::{Hold, HoldKind, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
 use crate::model::{Action, TargetId};
@@ -72,12 +72,17 @@ pub(super) struct Run {
     /// True once something is in trouble: waits end, nothing new is begun.
     pub(super) halt: watch::Sender<bool>,
     pub(super) log: Mutex<Log>,
+    /// What it has set at proxies.
+    pub(super) kept: BTreeMap<TargetId, tokio::sync::Mutex<keep::Kept>>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 impl Run {
     /// Tells the listeners; that nobody listens any more stops nothing.
     pub(super) fn tell(&self, event: Event) {
+        if let Event::Warning { text } = &event {
+            self.log().warned(text);
+        }
         let _ = self.events.send(event);
     }
 
@@ -144,6 +149,7 @@ impl Engine {
         let log = Log::new(&plan, &run, holds);
         let run = Arc::new(Run {
             engine: self.clone(),
+            kept: keep::of(&plan),
             plan,
             journal,
             began,
@@ -161,7 +167,12 @@ impl Engine {
             expected: run.plan.expected.0,
         });
         let heart = tokio::spawn(heartbeat(Arc::clone(&run)));
+        let (ending, ended) = watch::channel(false);
+        let keeper = tokio::spawn(keep::watch(Arc::clone(&run), ended));
         let trouble = run.carry_out().await;
+        // It is not cut off in the middle of setting a proxy again.
+        ending.send_replace(true);
+        let _ = keeper.await;
         heart.abort();
         Ok(run.conclude(trouble).await)
     }

@@ -64,10 +64,22 @@ impl Run {
 
     async fn act_alone(self: &Arc<Self>, step: &Step, target: &TargetId, action: &Action) -> Result<String, Trouble> {
         let failed = |why: String| Trouble::Failed(step.id.clone(), why);
+        let mut kept = self.keep(target, action).await;
+        if let Some(kept) = &mut kept {
+            self.set_again(target, kept).await;
+        }
+        let mut done = || {
+            if let Some(kept) = &mut kept {
+                kept.set(&step.id, action);
+            }
+        };
         if let Err(why) = self.check_before(std::slice::from_ref(step)).await {
             // What a step should do may have been done already: by an earlier run, or by hand.
             return match self.check_after(&step.after, Instant::now() + self.engine.timeout).await {
-                Ok(_) if !step.after.is_empty() => Ok("was so already".to_owned()),
+                Ok(_) if !step.after.is_empty() => {
+                    done();
+                    Ok("was so already".to_owned())
+                }
                 _ => Err(failed(why)),
             };
         }
@@ -76,10 +88,18 @@ impl Run {
         let permit = self.permit(std::slice::from_ref(step), record).await?;
         let deadline = Instant::now() + step.deadline.0;
         match self.act(step, target, action, &permit, deadline, self.engine.timeout).await {
-            Ok(facts) => Ok(verified(step, &facts)),
+            Ok(facts) => {
+                done();
+                facts.iter().for_each(|facts| self.warn_unsaved(target, facts));
+                Ok(verified(step, &facts))
+            }
             Err(NotDone { why, acted: Acted::No }) => Err(failed(format!("{why}; nothing was touched by this step"))),
-            Err(NotDone { why, acted: Acted::Yes }) => Err(failed(why)),
+            Err(NotDone { why, acted: Acted::Yes }) => {
+                self.log().half_done(&step.id);
+                Err(failed(why))
+            }
             Err(NotDone { why, acted: Acted::Unknown }) => {
+                self.log().half_done(&step.id);
                 Err(failed(format!("{why}; it is not known whether it acted")))
             }
         }

@@ -1,5 +1,6 @@
 //! Taking a step back. An undo acts only where live equals what we set: the action carries it as `from`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,10 +8,15 @@ use tokio::time::Instant;
 use super::run::Run;
 use crate::event::{Event, StepOutcome};
 use crate::journal::{Permit, Record};
+use crate::model::{Condition, Observed, TargetId};
 use crate::plan::{Assumption, Step, Undo, Work};
+use crate::provider::Outcome;
 
 /// How long an undo of one step may take: a deadline of its own, so that an expired caller cannot cause half an undo.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long is looked at the target before an undo that was refused is said again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Run {
     /// Takes one step back under a permit of its own.
@@ -32,15 +38,36 @@ impl Run {
         let (Undo::Act { action, after }, Work::Act { target, .. }) = (&step.undo, &step.work) else { return Ok(()) };
         self.tell(Event::UndoStarted { step: step.id.clone(), title: step.title.clone() });
         let began = Instant::now();
-        let deadline = began + DEADLINE;
-        let outcome = self.apply(target, action, permit, deadline).await;
+        let mut kept = self.keep(target, action).await;
+        let deadline = Instant::now() + DEADLINE;
         let demanded = Assumption { target: target.clone(), condition: after.clone() };
-        let result = match self.engine.verify(&demanded, deadline).await {
-            Ok(_) => Ok(()),
-            Err(why) => Err(match outcome {
-                Ok(outcome) => format!("{why} (the undo was answered by {outcome:?})"),
-                Err(cause) => format!("{why} ({cause})"),
-            }),
+        let result = loop {
+            let outcome = self.apply(target, action, permit, deadline).await;
+            // What certainly did nothing may be said again: a member that is starting up will listen in a moment.
+            let again = matches!(outcome, Ok(Outcome::NotApplied(_)));
+            let until = if again { deadline.min(Instant::now() + AGAIN) } else { deadline };
+            let why = match self.engine.verify(&demanded, until).await {
+                Ok(facts) => {
+                    if let Some(kept) = &mut kept {
+                        kept.set(&step.id, action);
+                    }
+                    self.warn_unsaved(target, &facts);
+                    break self.undone_elsewhere(step, &demanded, deadline).await;
+                }
+                Err(why) => why,
+            };
+            if !again || Instant::now() >= deadline {
+                break Err(match outcome {
+                    Ok(Outcome::Applied) => why,
+                    Ok(Outcome::NotApplied(cause)) => format!("{why}; taking it back was refused: {cause}"),
+                    Ok(Outcome::Unknown(cause)) => format!("{why}; whether it was taken back is not known: {cause}"),
+                    Err(cause) => format!("{why}; {cause}"),
+                });
+            }
+            // A proxy that comes back only now has forgotten what the undo starts from.
+            if let Some(kept) = &mut kept {
+                self.set_again(target, kept).await;
+            }
         };
         let (id, title, took) = (step.id.clone(), step.title.clone(), began.elapsed());
         match &result {
@@ -54,5 +81,28 @@ impl Run {
             }
         }
         result
+    }
+
+    /// Record sets that were taken back are looked at on every other server that the step itself looks at. One that does not answer
+    /// misleads no resolver: that is told, and keeps nothing from being taken back.
+    async fn undone_elsewhere(&self, step: &Step, undone: &Assumption, deadline: Instant) -> Result<(), String> {
+        if !matches!(undone.condition, Condition::Records { .. }) {
+            return Ok(());
+        }
+        let others: BTreeSet<TargetId> =
+            step.after.iter().map(|after| after.target.clone()).filter(|id| *id != undone.target).collect();
+        let mut demanded = Vec::new();
+        for (target, observed) in self.engine.observe_only(&others).await {
+            match observed {
+                Observed::Known { .. } => demanded.push(Assumption { target, condition: undone.condition.clone() }),
+                Observed::Unreachable(why) => {
+                    let (own, name) = (undone.target.name(), target.name());
+                    let text =
+                        format!("{own} was set back, and {name}, which gets the zone from it, does not answer: {why}");
+                    self.tell(Event::Warning { text });
+                }
+            }
+        }
+        self.check_after(&demanded, deadline).await.map(drop)
     }
 }

@@ -170,6 +170,9 @@ pub struct RunReport {
     pub databases: BTreeMap<DatabaseName, DatabaseReport>,
     /// Sessions that were left or cut.
     pub residual_sessions: Vec<Residual>,
+    /// What the operator was told on the way and that stopped nothing.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Holds that it made.
     pub holds_made: Vec<Hold>,
     /// Holds that it released.
@@ -248,6 +251,7 @@ impl RunReport {
                 sessions: 3,
                 cut: false,
             }],
+            warnings: Vec::new(),
             holds_made: vec![hold],
             holds_released: Vec::new(),
             failure: None,

@@ -9,6 +9,10 @@ use super::facts::{RecordKey, RecordSet, Role, ServerSetting};
 use super::name::{ForeignName, TargetId, ZoneName};
 use super::position::{Lineage, Position};
 
+/// The native verb of proxies that only saves what is set now, so that a reload finds it; its argument `backends` names those that are
+/// looked at afterwards.
+pub const SAVE_STATE: &str = "save_state";
+
 /// A change of one value, carried by the action so that the write can be conditional and the undo exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FromTo<T> {
@@ -227,6 +231,16 @@ pub enum Condition {
     Follows {
         /// Whom it follows.
         primary: Peer,
+    },
+    /// Member: it is a replica that receives from this one and will follow it through its promotion: it replays, and has little left to.
+    KeepsUp {
+        /// Whom it follows, a primary or not.
+        upstream: Peer,
+    },
+    /// Member, primary or not: these replicas receive the live stream from it.
+    FollowedBy {
+        /// The replicas' member names.
+        replicas: BTreeSet<String>,
     },
     /// Member: it is a primary that these replicas follow, with as many synchronous ones as its setting asks for.
     Redundant {

@@ -1,13 +1,18 @@
 //! What was observed. A target that does not answer is an observation too, never "absent".
 
+mod member;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::member::{
+    ClientFacts, MemberCapabilities, MemberFacts, ReplicaFacts, Role, SlotFacts, SwitchoverStyle, TransactionFacts,
+};
 use super::name::{ForeignName, TargetId};
-use super::position::{Lineage, Position};
+use super::saved::Saved;
 
 /// The answer to a question asked of a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -282,6 +287,9 @@ pub struct ProxyFacts {
     pub backends: BTreeMap<ForeignName, Option<BackendFacts>>,
     /// What it can do.
     pub capabilities: ProxyCapabilities,
+    /// Whether what is set now is saved for its next start.
+    #[serde(default)]
+    pub saved: Saved,
 }
 
 /// What a proxy can do.
@@ -293,7 +301,7 @@ pub struct ProxyCapabilities {
     pub zero_drains: bool,
     /// True where running sessions of one server can be cut.
     pub cuts_sessions: bool,
-    /// True where changes survive a reload of the proxy.
+    /// True where it is configured that changes survive a reload of the proxy; whether they do, [`ProxyFacts::saved`] tells.
     pub persistent: bool,
 }
 
@@ -346,143 +354,6 @@ pub struct ServerFacts {
     pub latency: Duration,
 }
 
-/// What a database member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Takes writes.
-    Primary,
-    /// Follows another member.
-    Replica,
-    /// Does not run, ended cleanly, and will come back as a replica if it is started.
-    Fenced,
-    /// Does not run.
-    Stopped,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Primary => "primary",
-            Self::Replica => "replica",
-            Self::Fenced => "fenced",
-            Self::Stopped => "stopped",
-        })
-    }
-}
-
-/// About a database member.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MemberFacts {
-    /// Software and version.
-    pub version: String,
-    /// What it is.
-    pub role: Role,
-    /// Which history it has.
-    pub lineage: Lineage,
-    /// Written here (primary) or received (replica); the final checkpoint where it is fenced.
-    pub position: Position,
-    /// Applied and visible here.
-    pub replayed: Position,
-    /// True where replay is paused on a replica.
-    pub replay_paused: bool,
-    /// On a replica: the member or `host:port` that it receives from, while it does.
-    pub receives_from: Option<String>,
-    /// On a primary: who receives from it.
-    pub replicas: Vec<ReplicaFacts>,
-    /// Replication slots.
-    pub slots: Vec<SlotFacts>,
-    /// The names that commits wait for, as set (PostgreSQL: `synchronous_standby_names`).
-    pub synchronous_names: String,
-    /// Clients by application, user and address.
-    pub clients: Vec<ClientFacts>,
-    /// Transactions open for longer than a second, longest first.
-    pub long_transactions: Vec<TransactionFacts>,
-    /// Settings that matter to a switchover, by name.
-    pub settings: BTreeMap<String, String>,
-    /// Log segments waiting to be archived; a clean stop waits for them.
-    pub archive_backlog: u64,
-    /// What it can do.
-    pub capabilities: MemberCapabilities,
-}
-
-/// What a database member can do in a switchover.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberCapabilities {
-    /// How its primary is changed.
-    pub switchover: SwitchoverStyle,
-    /// True where a fenced old primary can be brought back without copying everything.
-    pub rewind: bool,
-    /// Why it cannot be stopped and started from here, if so.
-    pub no_control: Option<String>,
-}
-
-/// How a database's primary is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SwitchoverStyle {
-    /// Pause, fence, catch up, promote, route, resume: led from outside.
-    Phased,
-    /// One command that does it all.
-    Atomic,
-}
-
-/// A replica as its primary sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ReplicaFacts {
-    /// What it calls itself (PostgreSQL: `application_name`): the member's name by convention.
-    pub name: String,
-    /// Its address.
-    pub address: Option<String>,
-    /// True while it receives the live stream.
-    pub streaming: bool,
-    /// True where commits wait for it now.
-    pub synchronous: bool,
-    /// Bytes written but not yet replayed there.
-    pub lag_bytes: u64,
-    /// Time from writing here to replay there.
-    pub lag: Option<Duration>,
-}
-
-/// A replication slot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SlotFacts {
-    /// Its name.
-    pub name: String,
-    /// True for logical replication.
-    pub logical: bool,
-    /// True while somebody reads from it.
-    pub active: bool,
-    /// Log that it retains, in bytes.
-    pub retained_bytes: u64,
-}
-
-/// Clients that look alike.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ClientFacts {
-    /// What it calls itself.
-    pub application: String,
-    /// Login name.
-    pub user: String,
-    /// Where it comes from; none for the server's own machine.
-    pub address: Option<String>,
-    /// How many.
-    pub count: u64,
-}
-
-/// A transaction that is open.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TransactionFacts {
-    /// Number of the server process.
-    pub pid: i32,
-    /// What the client calls itself.
-    pub application: String,
-    /// For how long.
-    pub age: Duration,
-    /// True where it only reads.
-    pub state: String,
-}
-
 /// How a pooler lends server connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -507,6 +378,9 @@ pub struct PoolerFacts {
     /// How long it waits after a failed login at a server before it tries again; all clients wait with it.
     #[serde(default)]
     pub login_retry: Duration,
+    /// Why some of its clients would not be held back: processes of it that are not listed, or are listed twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
     /// The databases that were asked for; `None` where the pooler has no such database.
     pub databases: BTreeMap<ForeignName, Option<PoolFacts>>,
 }
@@ -529,6 +403,10 @@ pub struct PoolFacts {
     pub active: u64,
     /// Clients that wait for one.
     pub waiting: u64,
+    /// How many server connections its own settings keep open (`min_pool_size` of the entry), which the pooler opens also while
+    /// clients are held back.
+    #[serde(default)]
+    pub own_min_size: u64,
 }
 
 /// About a job.

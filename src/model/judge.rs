@@ -1,10 +1,11 @@
 //! Judging facts: does a condition hold? Pure; the only place where observed and demanded are compared after planning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::Condition;
 use super::facts::{Facts, MemberFacts, Operational, PoolFacts, ProxyFacts, Role};
 use super::name::ForeignName;
+use super::saved::Saved;
 
 /// Why a condition does not hold: what is there instead, as "found …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +66,13 @@ impl Condition {
                 }
                 if sessions > *limit { found(format!("{sessions} sessions remain")) } else { Ok(()) }
             }
+            (Self::Native { done, .. }, Facts::Proxy(facts)) => match (&facts.saved, *done) {
+                (Saved::Yes, true) | (Saved::Outdated(_), false) => Ok(()),
+                (Saved::Yes, false) => found("its state is saved"),
+                (Saved::Outdated(what), true) => found(what.clone()),
+                (Saved::Unknown(why), _) => found(why.to_string()),
+                (Saved::No, _) => found("no state file is configured"),
+            },
             (Self::Healthy { .. }, Facts::Server(facts)) if facts.healthy => Ok(()),
             (Self::Healthy { .. }, Facts::Server(facts)) => found(format!("it answers {}", facts.status)),
             (_, Facts::Member(facts)) => self.holds_for_member(facts),
@@ -123,21 +131,20 @@ impl Condition {
             Self::AppliedBeyond { position: Some(position) } if facts.replayed > *position => Ok(()),
             Self::AppliedBeyond { position: Some(_) } => found(format!("it has applied up to {}", facts.replayed)),
             Self::AppliedBeyond { position: None } => found("the position to reach is not known yet"),
-            Self::Follows { primary } => match (&facts.role, &facts.receives_from) {
-                (Role::Replica, Some(from)) if *from == primary.address => Ok(()),
-                (Role::Replica, Some(from)) => found(format!("it receives from {from}")),
-                (Role::Replica, None) => found("it receives from nobody"),
-                (role, _) => found(format!("it is {role}")),
-            },
+            Self::Follows { primary } => receives_from(facts, &primary.address),
+            Self::KeepsUp { upstream } => {
+                receives_from(facts, &upstream.address)?;
+                match facts.held_back() {
+                    Some(why) => found(why),
+                    None => Ok(()),
+                }
+            }
+            Self::FollowedBy { replicas } => streaming_to(facts, replicas),
             Self::Redundant { replicas, synchronous } => {
                 if facts.role != Role::Primary {
                     return found(format!("it is {}", facts.role));
                 }
-                let streaming =
-                    |name: &str| facts.replicas.iter().any(|r| super::text::same_member(&r.name, name) && r.streaming);
-                if let Some(missing) = replicas.iter().find(|name| !streaming(name)) {
-                    return found(format!("{missing} does not stream from it"));
-                }
+                streaming_to(facts, replicas)?;
                 if *synchronous && !facts.replicas.iter().any(|r| r.streaming && r.synchronous) {
                     return found("no replica is synchronous");
                 }
@@ -154,6 +161,43 @@ impl Condition {
             }
             _ => found("another kind of target answered"),
         }
+    }
+}
+
+impl MemberFacts {
+    /// Log that a replica may still have to replay if it is to follow a promotion at once: replayed in much less than a second.
+    const MAX_BACKLOG: u64 = 16 << 20;
+
+    /// Why a replica would follow a promotion late, if so: until it has replayed the old timeline it does not ask for the new one.
+    pub fn held_back(&self) -> Option<String> {
+        let delay = self.settings.get("recovery_min_apply_delay").filter(|delay| *delay != "0");
+        let backlog = self.position.bytes_since(self.replayed);
+        if self.replay_paused {
+            Some("its replay is paused".to_owned())
+        } else if let Some(delay) = delay {
+            Some(format!("it replays with a delay (recovery_min_apply_delay = {delay})"))
+        } else if backlog > Self::MAX_BACKLOG {
+            Some(format!("it has {} MiB received and not yet replayed", backlog >> 20))
+        } else {
+            None
+        }
+    }
+}
+
+fn receives_from(facts: &MemberFacts, address: &str) -> Result<(), Mismatch> {
+    match (&facts.role, &facts.receives_from) {
+        (Role::Replica, Some(from)) if from == address => Ok(()),
+        (Role::Replica, Some(from)) => found(format!("it receives from {from}")),
+        (Role::Replica, None) => found("it receives from nobody"),
+        (role, _) => found(format!("it is {role}")),
+    }
+}
+
+fn streaming_to(facts: &MemberFacts, replicas: &BTreeSet<String>) -> Result<(), Mismatch> {
+    let streaming = |name: &str| facts.replicas.iter().any(|r| super::text::same_member(&r.name, name) && r.streaming);
+    match replicas.iter().find(|name| !streaming(name)) {
+        Some(missing) => found(format!("{missing} does not stream from it")),
+        None => Ok(()),
     }
 }
 

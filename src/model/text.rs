@@ -55,6 +55,8 @@ pub fn condition(condition: &Condition) -> String {
         Condition::AppliedBeyond { position: Some(position) } => format!("has applied beyond {position}"),
         Condition::AppliedBeyond { position: None } => "has applied the final checkpoint of the old primary".to_owned(),
         Condition::Follows { primary } => format!("streams from {}", primary.member.name()),
+        Condition::KeepsUp { upstream } => format!("keeps up with {}", upstream.member.name()),
+        Condition::FollowedBy { replicas } => format!("has {} streaming", list(replicas)),
         Condition::Redundant { replicas, synchronous: true } => {
             format!("has {} streaming, synchronously", list(replicas))
         }

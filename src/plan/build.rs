@@ -22,6 +22,13 @@ impl Builder {
         self.stages.len() - 1
     }
 
+    /// Says what remains while and after a stage.
+    pub(super) fn remains(&mut self, stage: usize, remains: Vec<String>) {
+        if let Some(stage) = self.stages.get_mut(stage) {
+            stage.remains = remains;
+        }
+    }
+
     /// Adds a step and returns what later ones need in order to wait for it.
     pub(super) fn push(&mut self, step: Step) -> StepId {
         let id = step.id.clone();

@@ -1,14 +1,17 @@
 //! The difference between what is and what should be: the only diff there is. Pure.
 
+mod dns;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
 use super::live::{self, backend_of};
-use super::weights::{Participant, effective};
+use super::weights::{Participant, effective, nearest};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
-    Percent, RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind,
-    ZoneName,
+    Percent, RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
+    TargetKind, ZoneName,
 };
 use crate::topology::Topology;
 
@@ -32,16 +35,27 @@ pub struct ShareChange {
     pub service: ServiceName,
     /// Its backend there.
     pub backend: ForeignName,
-    /// Its servers.
-    pub participants: BTreeMap<ForeignName, Participant>,
+    /// Its servers; alike at every proxy.
+    pub participants: Arc<BTreeMap<ForeignName, Participant>>,
     /// How they are set now.
     pub settings: BTreeMap<ForeignName, ServerSetting>,
     /// Shares now and wanted.
     pub shares: FromTo<BTreeMap<FacilityName, Percent>>,
-    /// The servers' admission that is wanted.
-    pub admissions: BTreeMap<ForeignName, Admission>,
+    /// The servers' admission that is wanted; alike at every proxy.
+    pub admissions: Arc<BTreeMap<ForeignName, Admission>>,
     /// The proxy's largest weight.
     pub max_weight: u32,
+}
+
+/// A proxy that is set as it should be, and would not be after a reload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveChange {
+    /// The proxy.
+    pub proxy: TargetId,
+    /// The backends that differ in what is saved, or all.
+    pub backends: BTreeSet<ForeignName>,
+    /// What is saved instead, as a fragment.
+    pub why: String,
 }
 
 /// A database whose primary is not where it should be.
@@ -55,6 +69,8 @@ pub struct PrimaryChange {
     pub lineage: Lineage,
     /// The candidate.
     pub to: Peer,
+    /// Why it and no other, where there was a choice.
+    pub why: Option<String>,
 }
 
 /// A job that does not run though it should, or the other way round.
@@ -101,6 +117,8 @@ pub struct Changes {
     pub records: Vec<RecordsChange>,
     /// Of proxies.
     pub shares: Vec<ShareChange>,
+    /// Of what proxies find after a reload; those with other changes are saved with them.
+    pub saves: Vec<SaveChange>,
     /// Of databases.
     pub primaries: Vec<PrimaryChange>,
     /// Of jobs.
@@ -120,6 +138,7 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
             && self.shares.is_empty()
+            && self.saves.is_empty()
             && self.primaries.is_empty()
             && self.jobs.is_empty()
             && self.routes.is_empty()
@@ -147,6 +166,9 @@ impl Changes {
                 shares_text(&change.shares.from),
                 shares_text(&change.shares.to)
             ));
+        }
+        for change in &self.saves {
+            lines.push(format!("{}: {}", change.proxy.name(), change.why));
         }
         for change in &self.primaries {
             lines.push(format!(
@@ -189,8 +211,8 @@ pub fn shares_text(shares: &BTreeMap<FacilityName, Percent>) -> String {
     shares.join(", ")
 }
 
-/// How far a proxy's share may be off before it counts as different: weights are whole numbers.
-const SHARE_TOLERANCE: Percent = Percent::ONE;
+/// A proxy's share that is off by so much is different: weights are whole numbers, so that some distance there always is.
+const SHARE_OFF: Percent = Percent::ONE;
 
 /// Compares. A target that did not answer is a refusal, never taken for absent.
 ///
@@ -245,42 +267,12 @@ impl Diff<'_> {
         }
     }
 
-    fn records(&mut self) {
-        let hostnames = super::ttl::hostnames(self.topology);
-        for zone in self.topology.zones.values() {
-            let Some(wanted) = self.desired.records.get(&zone.name) else { continue };
-            for server in zone.servers.values().filter(|server| server.updates) {
-                let Some(facts) = live::name_server(self.live, &server.target.id) else { continue };
-                if let Some(why) = &facts.rejects_key {
-                    let what = format!("{} does not accept our key: {}", server.target.id.name(), why.why);
-                    let advice =
-                        why.advice.clone().unwrap_or_else(|| "compare key, algorithm, secret and clock".to_owned());
-                    self.refusals.push(Refusal::new(what, advice));
-                    continue;
-                }
-                let mut sets = BTreeMap::new();
-                for (key, to) in wanted {
-                    let Some(from) = facts.sets.get(key) else { continue };
-                    let to = super::ttl::not_raised_now(self.desired, &hostnames, key, from, to);
-                    if let Some(why) = to.postponed {
-                        self.changes.postponed.push(why);
-                    }
-                    if *from != to.set {
-                        sets.insert(key.clone(), FromTo { from: from.clone(), to: to.set });
-                    }
-                }
-                if !sets.is_empty() {
-                    let server = server.target.id.clone();
-                    self.changes.records.push(RecordsChange { zone: zone.name.clone(), server, sets });
-                }
-            }
-        }
-    }
-
     fn shares(&mut self) {
+        let wanted: Vec<_> =
+            self.topology.services.values().map(|service| (service, self.admissions(service))).collect();
         for proxy in self.topology.proxies.values() {
             let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
-            for service in self.topology.services.values() {
+            for (service, (participants, admissions)) in &wanted {
                 let (name, backend) = (proxy.target.id.name(), backend_of(proxy, service));
                 let Some(Some(found)) = facts.backends.get(backend) else {
                     self.refuse(
@@ -289,7 +281,6 @@ impl Diff<'_> {
                     );
                     continue;
                 };
-                let participants = live::participants(service);
                 let missing: Vec<&ForeignName> =
                     participants.keys().filter(|server| !found.servers.contains_key(*server)).collect();
                 if !missing.is_empty() {
@@ -305,18 +296,14 @@ impl Diff<'_> {
                     .filter(|(server, _)| participants.contains_key(*server))
                     .map(|(server, facts)| (server.clone(), facts.setting))
                     .collect();
-                let admissions: BTreeMap<ForeignName, Admission> = participants
-                    .iter()
-                    .map(|(server, participant)| {
-                        let serves = self.desired.serving.contains(&participant.facility);
-                        (server.clone(), if serves { Admission::Ready } else { Admission::Maint })
-                    })
-                    .collect();
                 let Some(to) = self.desired.shares.get(&service.name) else { continue };
-                let from = effective(&participants, &settings);
+                let from = effective(participants, &settings);
                 let off = to.iter().any(|(facility, share)| {
-                    from.get(facility).copied().unwrap_or_default().distance(*share) > SHARE_TOLERANCE
+                    let found = from.get(facility).copied().unwrap_or_default();
+                    found.distance(*share) >= SHARE_OFF || (found == Percent::ZERO) != (*share == Percent::ZERO)
                 });
+                // What no weights come nearer to is as it should be.
+                let off = off && from != nearest(participants, to, facts.capabilities.max_weight);
                 let differs = settings
                     .iter()
                     .any(|(server, setting)| admissions.get(server).is_some_and(|wanted| *wanted != setting.admission));
@@ -332,15 +319,35 @@ impl Diff<'_> {
                         proxy: proxy.target.id.clone(),
                         service: service.name.clone(),
                         backend: backend.clone(),
-                        participants,
+                        participants: Arc::clone(participants),
                         settings,
                         shares: FromTo { from, to: to.clone() },
-                        admissions,
+                        admissions: Arc::clone(admissions),
                         max_weight: facts.capabilities.max_weight,
                     });
                 }
             }
+            let changed = self.changes.shares.last().is_some_and(|change| change.proxy == proxy.target.id);
+            if let (Saved::Outdated(why), false) = (&facts.saved, changed) {
+                let backends = facts.backends.keys().cloned().collect();
+                self.changes.saves.push(SaveChange { proxy: proxy.target.id.clone(), backends, why: why.clone() });
+            }
         }
+    }
+
+    /// A service's servers, and which of them are to get requests.
+    fn admissions(
+        &self,
+        service: &Service,
+    ) -> (Arc<BTreeMap<ForeignName, Participant>>, Arc<BTreeMap<ForeignName, Admission>>) {
+        let participants = live::participants(service);
+        let admission = |participant: &Participant| {
+            let serves = self.desired.serving.contains(&participant.facility);
+            if serves { Admission::Ready } else { Admission::Maint }
+        };
+        let admissions =
+            participants.iter().map(|(server, participant)| (server.clone(), admission(participant))).collect();
+        (Arc::new(participants), Arc::new(admissions))
     }
 
     fn databases(&mut self) {
@@ -384,11 +391,11 @@ impl Diff<'_> {
                 self.routes(database, &from);
                 self.follows(database, &from, facts);
             } else {
-                match super::candidate::choose(database, wish, &facts.lineage, self.live) {
-                    Ok(to) => {
-                        if let Some(to) = peer(&to) {
-                            let lineage = facts.lineage.clone();
-                            self.changes.primaries.push(PrimaryChange { database: name.clone(), from, lineage, to });
+                match super::candidate::choose(database, wish, &primary, &facts.lineage, self.live) {
+                    Ok(choice) => {
+                        if let Some(to) = peer(&choice.member) {
+                            let (database, lineage, why) = (name.clone(), facts.lineage.clone(), choice.why);
+                            self.changes.primaries.push(PrimaryChange { database, from, lineage, to, why });
                         }
                     }
                     Err(why) => {
@@ -478,7 +485,7 @@ impl Diff<'_> {
 pub fn movements(changes: &Changes) -> (BTreeSet<FacilityName>, BTreeSet<FacilityName>) {
     let (mut entering, mut leaving) = (BTreeSet::new(), BTreeSet::new());
     for change in &changes.shares {
-        for (server, participant) in &change.participants {
+        for (server, participant) in change.participants.iter() {
             let Some(now) = change.settings.get(server) else { continue };
             match (now.admission, change.admissions.get(server)) {
                 (Admission::Drain | Admission::Maint, Some(Admission::Ready)) => {

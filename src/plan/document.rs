@@ -1,6 +1,7 @@
 //! The plan as an artefact: what is saved, reviewed in a pull request, and applied exactly as it stands.
 //!
-//! The file is YAML. Its format is versioned by [`FORMAT`]; actions and conditions are stored in the model's own serde form, so a
+//! The file is YAML. Its last line is a seal, the SHA-256 of all bytes before it, so that nothing but what was printed and reviewed is
+//! ever applied: one changed or missing byte is found. Its format is versioned by [`FORMAT`]; actions and conditions are stored in the model's own serde form, so a
 //! change of those is a change of the format and needs an ADR.
 
 use std::collections::BTreeSet;
@@ -15,6 +16,12 @@ use crate::model::{DatabaseName, Span, TargetId};
 
 /// Version of the plan file that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
+
+/// The key of the last line: SHA-256 of everything before it.
+const SEAL: &str = "seal: ";
+
+/// How every plan file begins.
+const HEAD: &str = "# A plan of handover: ";
 
 /// The topology that a plan was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,16 +88,31 @@ pub struct Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// It is not YAML of the right shape.
-    #[error("it is not a plan, or was cut short or edited")]
+    #[error("it is not a plan")]
     Malformed(#[from] serde_yaml::Error),
     /// It was made by a newer version.
     #[error(
-        "it has format {found}, made by a newer handover; this one reads up to {FORMAT}: upgrade handover, or make the plan again"
+        "it has format {found}, made by handover {by}; this is handover {}, a version that reads formats up to {FORMAT}: apply it with \
+         handover {by} or newer, or make the plan again with this one",
+        env!("CARGO_PKG_VERSION")
     )]
     Newer {
-        /// Its version.
+        /// Its format.
         found: u32,
+        /// The version that made it.
+        by: String,
     },
+    /// Its end is missing.
+    #[error(
+        "it was cut short: its last line, the seal, is missing; fetch the whole file again, or make the plan again with `handover plan`"
+    )]
+    CutShort,
+    /// It is not what was written.
+    #[error(
+        "it was edited since it was made: what it says does not fit the seal in its last line; take the file as it was (`git log` shows who \
+         changed it), or change the topology or the flags and make a new plan with `handover plan`"
+    )]
+    Edited,
     /// Its steps contradict each other.
     #[error("it was edited: {0}")]
     Inconsistent(String),
@@ -103,25 +125,41 @@ impl Plan {
     /// If a value has no YAML form; none of ours is without.
     pub fn to_yaml(&self) -> Result<String, DocumentError> {
         let head = format!(
-            "# A plan of handover: {}. Read it with `handover show`, carry it out with `handover apply`.\n\
-             # What it says is checked again before it is applied; an edited plan is another plan.\n",
-            self.intent.title()
+            "{HEAD}{}. Read it with `handover show`, carry it out with `handover apply`.\n\
+             # What it says is checked again before it is applied; an edited plan is refused.\nversion: {}\n",
+            self.intent.title(),
+            env!("CARGO_PKG_VERSION")
         );
-        Ok(head + &serde_yaml::to_string(self)?)
+        let text = head + &serde_yaml::to_string(self)?;
+        Ok(format!("{text}{SEAL}{}\n", digest(text.as_bytes())))
     }
 
     /// Reads a plan file.
     ///
     /// # Errors
-    /// If it is no plan, was made by a newer version, or its steps contradict each other.
+    /// If it is no plan, was made by a newer version, was cut short or edited, or its steps contradict each other.
     pub fn from_yaml(text: &str) -> Result<Self, DocumentError> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,
+            version: Option<String>,
         }
-        let Version { format } = serde_yaml::from_str(text)?;
-        if format > FORMAT {
-            return Err(DocumentError::Newer { found: format });
+        let sealed = sealed(text);
+        match serde_yaml::from_str(text) {
+            // Whatever its seal looks like there.
+            Ok(Version { format, version }) if format > FORMAT => {
+                let by = version.unwrap_or_else(|| "of a newer version".to_owned());
+                return Err(DocumentError::Newer { found: format, by });
+            }
+            Ok(_) => {}
+            Err(_) if text.starts_with(HEAD) && sealed.is_none() => return Err(DocumentError::CutShort),
+            Err(_) if text.starts_with(HEAD) => return Err(DocumentError::Edited),
+            Err(error) => return Err(error.into()),
+        }
+        match sealed {
+            None => return Err(DocumentError::CutShort),
+            Some((sealed, seal)) if digest(sealed.as_bytes()) != seal => return Err(DocumentError::Edited),
+            Some(_) => {}
         }
         let plan: Self = serde_yaml::from_str(text)?;
         plan.check()?;
@@ -154,6 +192,13 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// What is sealed, and the seal.
+fn sealed(text: &str) -> Option<(&str, &str)> {
+    let last = text.strip_suffix('\n')?.rfind('\n')? + 1;
+    let (sealed, line) = text.split_at(last);
+    Some((sealed, line.trim_end().strip_prefix(SEAL)?))
 }
 
 /// SHA-256 of a file's bytes, in lower-case hexadecimal: the identity of a plan.

@@ -249,6 +249,7 @@ mod tests {
     fn errors_above_the_limit_retreat_and_below_go() {
         assert_eq!(judge(&counted(0, 0), &counted(1_000, 10)), Some("go"));
         assert_eq!(judge(&counted(0, 0), &counted(1_000, 11)), Some("retreat"));
+        assert_eq!(judge(&counted(7, 7), &counted(107, 107)), Some("retreat"), "traffic that is all errors");
     }
 
     #[test]

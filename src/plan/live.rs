@@ -1,6 +1,7 @@
 //! Questions to what was observed. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::weights::Participant;
 use crate::model::{
@@ -85,25 +86,23 @@ pub fn wholly_drained(topology: &Topology, live: &Live, facility: &FacilityName)
             }
         }
     }
+    let mut addresses: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
+    for service in topology.services.values() {
+        let Some(own) = service.addresses.get(facility) else { continue };
+        for hostname in service.hostnames.keys() {
+            addresses.entry(hostname).or_default().extend(own);
+        }
+    }
     let mut servers = 0;
-    for zone in topology.zones.values() {
-        for server in zone.servers.values() {
-            let Some(facts) = name_server(live, &server.target.id) else { continue };
-            servers += 1;
-            let published = topology.services.values().any(|service| {
-                let addresses = service.addresses.get(facility);
-                service.hostnames.keys().any(|hostname| {
-                    facts.sets.iter().any(|(key, set)| {
-                        key.name == *hostname
-                            && set
-                                .as_ref()
-                                .is_some_and(|set| addresses.is_some_and(|addresses| !set.data.is_disjoint(addresses)))
-                    })
-                })
-            });
-            if published {
-                return false;
-            }
+    for server in topology.zones.values().flat_map(|zone| zone.servers.values()) {
+        let Some(facts) = name_server(live, &server.target.id) else { continue };
+        servers += 1;
+        let published = facts.sets.iter().any(|(key, set)| match (addresses.get(key.name.as_str()), set) {
+            (Some(own), Some(set)) => !set.data.is_disjoint(own),
+            _ => false,
+        });
+        if published {
+            return false;
         }
     }
     proxies > 0 && servers > 0

@@ -1,16 +1,20 @@
 //! Making a plan: desired, diff, preflight, order, document. Pure: moments and names come in.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
-use super::desired::{Refusal, desired};
-use super::diff::{Changes, diff};
+use super::desired::{Desired, Refusal, desired};
+use super::diff::{Changes, diff, shares_text};
 use super::document::{FORMAT, Plan, TopologyRef};
+use super::followers::Followers;
 use super::intent::{HoldKind, Intent};
 use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
+use super::weights::weights;
 use super::{gate, live, power, ttl};
-use crate::model::{Condition, FacilityName, Live, Span};
+use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
 /// What planning found.
@@ -35,8 +39,12 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     let (changes, mut refusals) = diff(topology, &desired, live);
     let mut notes = desired.notes.clone();
     notes.extend(changes.silent.iter().cloned());
+    notes.extend(unsaved_notes(topology, live));
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
+        let (from, to) = (&change.from.member, &change.to.member);
+        notes.extend(Followers::of(database, from, to, live).notes(to));
+        notes.extend(preflight::rewind_note(from, to, live));
         for objection in preflight::objections(topology, database, &change.from.member, &change.to.member, live) {
             if objection.may_pass {
                 notes.push(format!("{}: apply will hold until it has passed: {}", objection.what, objection.advice));
@@ -74,6 +82,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     desired.remember(ttl::remembered(topology, &changes));
     notes.extend(ttl::notes(topology, intent, &desired, &changes));
     persistence_notes(topology, &changes, live, &mut notes);
+    notes.extend(share_notes(topology, &desired, &changes));
     notes.sort();
     notes.dedup();
     let ordered = order(topology, &desired, &changes, live);
@@ -105,7 +114,10 @@ fn powered_on_first(intent: &Intent, off: std::collections::BTreeSet<FacilityNam
 /// What differs from the topology now, one line each, and what keeps it so: for `status`.
 pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<String>, Vec<String>) {
     match desired(topology, &Intent::default(), holds, live) {
-        Ok(desired) => (diff(topology, &desired, live).0.lines(), desired.notes),
+        Ok(desired) => {
+            let notes = desired.notes.iter().cloned().chain(unsaved_notes(topology, live)).collect();
+            (diff(topology, &desired, live).0.lines(), notes)
+        }
         Err(refusals) => (refusals.into_iter().map(|refusal| refusal.what).collect(), Vec::new()),
     }
 }
@@ -135,7 +147,7 @@ fn pooler_notes(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Stri
 }
 
 fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes: &mut Vec<String>) {
-    let volatile: std::collections::BTreeSet<&str> = changes
+    let volatile: BTreeSet<&str> = changes
         .shares
         .iter()
         .filter(|change| live::proxy(live, &change.proxy).is_some_and(|facts| !facts.capabilities.persistent))
@@ -143,10 +155,69 @@ fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes:
         .collect();
     if !volatile.is_empty() && !topology.proxies.is_empty() {
         notes.push(format!(
-            "{} lose weights and states at a reload: do not reload them during this plan; `handover status` shows it as drift",
+            "a reload makes {} forget weights and states: a run sets them again, later on `handover plan` shows the difference; \
+             docs/providers.md says how to keep them",
             crate::model::text::list(volatile)
         ));
     }
+}
+
+/// Proxies of which nobody knows whether they come back from a reload as they are set.
+fn unsaved_notes(topology: &Topology, live: &Live) -> Vec<String> {
+    let unsaved = topology.proxies.values().filter_map(|proxy| match &live::proxy(live, &proxy.target.id)?.saved {
+        Saved::Unknown(why) => {
+            Some(format!("{}: it is not known what it would find after a reload: {why}", proxy.target.name()))
+        }
+        _ => None,
+    });
+    unsaved.collect()
+}
+
+/// What shares cannot be: DNS says present or absent and nothing between, and small shares have fewer weights than servers.
+fn share_notes(topology: &Topology, desired: &Desired, changes: &Changes) -> Vec<String> {
+    let mut notes = Vec::new();
+    let changed: BTreeSet<&ServiceName> = changes.shares.iter().map(|change| &change.service).collect();
+    let mut texts: BTreeMap<String, Vec<&ServiceName>> = BTreeMap::new();
+    for name in changed {
+        let (Some(service), Some(shares)) = (topology.services.get(name), desired.shares.get(name)) else { continue };
+        let published: BTreeMap<&FacilityName, u64> = service
+            .addresses
+            .iter()
+            .filter(|(facility, _)| desired.serving.contains(*facility))
+            .map(|(facility, addresses)| (facility, addresses.len() as u64))
+            .collect();
+        let all: u64 = published.values().sum();
+        let by_dns = |facility| Percent::ratio(published.get(facility).copied().unwrap_or_default(), all);
+        if shares.iter().any(|(facility, share)| by_dns(facility).distance(*share) > Percent::ONE) {
+            let counts: Vec<String> =
+                published.iter().map(|(facility, count)| format!("{count} of {facility}")).collect();
+            let text = format!(
+                "DNS can only say present or absent: it publishes {} alike; the share {} is made by the proxies, whichever of them \
+                 users reach",
+                crate::model::text::list(counts),
+                shares_text(shares)
+            );
+            texts.entry(text).or_default().push(name);
+        }
+    }
+    notes.extend(texts.into_iter().map(|(text, services)| format!("{}: {text}", crate::model::text::list(services))));
+    for change in &changes.shares {
+        let given = weights(&change.shares.to, &change.participants, change.max_weight);
+        let share = |server: &ForeignName| Some(change.shares.to.get(&change.participants.get(server)?.facility)?);
+        let idle: Vec<&ForeignName> = given
+            .iter()
+            .filter(|(server, weight)| **weight == 0 && share(server).is_some_and(|share| *share > Percent::ZERO))
+            .map(|(server, _)| server)
+            .collect();
+        if !idle.is_empty() {
+            notes.push(format!(
+                "{} of {} get no requests: the share of their facility is too small to be divided among all of its servers",
+                crate::model::text::list(idle),
+                change.service
+            ));
+        }
+    }
+    notes
 }
 
 /// The identity facts that the plan relies on: of every target that it changes or that must agree.
@@ -156,9 +227,9 @@ fn facts(topology: &Topology, changes: &Changes, live: &Live) -> Vec<Assumption>
         let sets = change.sets.iter().map(|(key, set)| (key.clone(), set.from.clone())).collect();
         facts.push(Assumption::on(&change.server, Condition::Records { sets }));
     }
-    let mut proxies = std::collections::BTreeMap::new();
+    let mut proxies = BTreeMap::new();
     for change in &changes.shares {
-        let backends: &mut std::collections::BTreeMap<_, _> = proxies.entry(&change.proxy).or_default();
+        let backends: &mut BTreeMap<_, _> = proxies.entry(&change.proxy).or_default();
         backends.insert(change.backend.clone(), change.settings.clone());
     }
     facts.extend(proxies.into_iter().map(|(proxy, backends)| Assumption::on(proxy, Condition::Servers { backends })));

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::document::Plan;
 use super::live;
 use crate::model::{Condition, Live, RecordKey, RecordSet, TargetId, text};
 
 /// A fact that the plan relies on and that is different now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stale {
     /// The target.
     pub target: TargetId,

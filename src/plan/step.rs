@@ -128,6 +128,9 @@ pub enum Gate {
         primary: TargetId,
         /// The candidate.
         candidate: TargetId,
+        /// Members that the plan leads over to the candidate before the pause.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        followers: BTreeSet<TargetId>,
     },
     /// The application tier that remains answers and is large enough.
     Capacity {

@@ -1,13 +1,17 @@
 //! The steps that move a primary whose old home is healthy (`docs/safety.md` S1, S2): prove, prepare, then one critical section from
 //! pause to resume, then restore redundancy. Pure.
 
-use std::collections::BTreeMap;
+mod lead;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lead::Names;
 
 use super::build::{After, Builder, step};
 use super::diff::PrimaryChange;
+use super::followers::Followers;
 use super::live;
 use super::step::{Gate, StepId, Work};
-use super::synchronous;
 use crate::model::text::same_member;
 use crate::model::{
     Action, Condition, Database, ForeignName, FromTo, Live, MemberFacts, Peer, ReplicationMode, Role, Route, Span,
@@ -28,12 +32,20 @@ pub(super) type Alone = BTreeMap<TargetId, After>;
 struct Switchover<'a> {
     database: &'a Database,
     change: &'a PrimaryChange,
+    followers: Followers,
+    names: Names,
     entry: &'a ForeignName,
     poolers: Vec<&'a TargetId>,
     route: FromTo<String>,
     section: String,
     stage: usize,
     stall: Span,
+}
+
+/// The members that a switchover leads to the candidate before the pause.
+pub(super) fn led(topology: &Topology, change: &PrimaryChange, live: &Live) -> BTreeSet<TargetId> {
+    let Some(database) = topology.databases.get(&change.database) else { return BTreeSet::new() };
+    Followers::of(database, &change.from.member, &change.to.member, live).led().cloned().collect()
 }
 
 /// Adds the switchover's steps to `builder` and returns the steps after which the database is redundant again.
@@ -50,16 +62,17 @@ pub(super) fn add(
     let Route::PoolerDatabase(entry) = &database.route else { return needs.clone() };
     let (old, new) = (change.from.member.name(), change.to.member.name());
     let stall = super::preflight::expected_stall(database, live);
-    let stage = builder.stage(
-        format!("Database {}: primary {old} → {new}", database.name),
-        vec![
-            format!("writers of {} wait about {stall}, at most {}", database.name, topology.policy.max_write_stall),
-            format!("{} has one member less from the fence until {old} follows {new} again", database.name),
-        ],
-    );
+    let followers = Followers::of(database, &change.from.member, &change.to.member, live);
+    let primary = live::member(live, &change.from.member);
+    let now = primary.map(|facts| facts.synchronous_names.as_str()).unwrap_or_default();
+    let names = Names::new(now, old, new, &followers);
+    let windows = names.windows(old, new);
+    let stage = builder.stage(format!("Database {}: primary {old} → {new}", database.name), Vec::new());
     let switchover = Switchover {
         database,
         change,
+        followers,
+        names,
         entry,
         poolers: database.poolers.iter().filter_map(|name| Some(&topology.poolers.get(name)?.target.id)).collect(),
         route: FromTo { from: change.from.address.clone(), to: change.to.address.clone() },
@@ -67,12 +80,18 @@ pub(super) fn add(
         stage,
         stall: topology.policy.max_write_stall,
     };
+    let mut remains = vec![
+        format!("writers of {} wait about {stall}, at most {}", database.name, topology.policy.max_write_stall),
+        format!("{} has one member less from the fence until {old} follows {new} again", database.name),
+    ];
+    remains.extend(windows);
+    remains.extend(switchover.lines());
+    builder.remains(stage, remains);
     let ready = After::from([builder.push(switchover.ready(needs))]);
-    let names =
-        live::member(live, &change.from.member).map(|facts| facts.synchronous_names.as_str()).unwrap_or_default();
     let prepared = switchover.prepare(builder, live::member(live, &change.to.member), &ready);
+    let prepared = switchover.lead(builder, primary, &prepared);
     let resumed = switchover.critical_section(builder, &prepared, alone);
-    switchover.complete(builder, names, &resumed)
+    switchover.complete(builder, &resumed)
 }
 
 fn args(pairs: &[(&str, Vec<String>)]) -> BTreeMap<String, Vec<String>> {
@@ -99,67 +118,86 @@ fn native(
         .takes(Span::secs(1), Span::secs(30))
 }
 
-/// Adds the steps by which members follow a primary and its redundancy is complete: the end of every switchover, and the repair of
-/// one that was cut short.
-pub(super) fn follow(
-    builder: &mut Builder,
-    stage: usize,
-    database: &Database,
-    primary: &Peer,
-    members: &[&TargetId],
-    synchronous_names: String,
-    needs: &After,
-) -> After {
-    const WHY_FORWARD: &str = "the primary is where it should be";
-    let name = primary.member.name();
-    let mut following = needs.clone();
-    for member in members {
-        let rejoin = step(
-            format!("db.{}.rejoin.{}", database.name, member.name()),
-            stage,
-            format!("{} follows {name}", member.name()),
-            Work::on(member, Action::Rejoin { primary: primary.clone() }),
-        )
-        .why("Redundancy returns.")
-        .after(member, Condition::Follows { primary: primary.clone() })
-        .irreversible(WHY_FORWARD)
-        .takes(Span::millis(500), Span::secs(120))
-        .needs(needs);
-        following.insert(builder.push(rejoin));
-    }
-    let followers: Vec<String> = database.members.keys().filter(|member| *member != name).cloned().collect();
-    let replicas = followers.iter().cloned().collect();
-    let synchronous = database.mode == ReplicationMode::Synchronous;
-    let mut finish = native(
-        database,
-        stage,
-        &primary.member,
-        "finish_promotion",
-        format!("finish at {name}: commits wait for its followers again, temporary settings go"),
-        "Ends the window without redundancy.",
-        args(&[("followers", followers), ("synchronous", vec![synchronous_names])]),
-    )
-    .after(&primary.member, Condition::Redundant { replicas, synchronous })
-    .irreversible(WHY_FORWARD)
-    .needs(&following);
-    finish.deadline = Span::secs(60);
-    let mut finished = After::from([builder.push(finish)]);
-    for member in members {
-        let stale = database.members.keys().filter(|other| *other != member.name()).cloned().collect();
-        let cleaned = native(
+/// Slots at a member for others that are to receive from it.
+pub(super) fn slots(database: &Database, stage: usize, at: &TargetId, members: &[&TargetId]) -> super::step::Step {
+    let names: Vec<String> = members.iter().map(|id| id.name().to_owned()).collect();
+    let title = format!("a slot for {} at {}", crate::model::text::list(&names), at.name());
+    let why = "It keeps the log that they still need; without it they would be refused.";
+    native(database, stage, at, "make_slots", title, why, args(&[("followers", names)]))
+}
+
+/// The end of a switchover, and the repair of one that was cut short.
+pub(super) struct Follow<'a> {
+    pub(super) database: &'a Database,
+    pub(super) primary: &'a Peer,
+    /// Members that are started or pointed at the primary, in this order.
+    pub(super) rejoin: Vec<&'a TargetId>,
+    /// Names of all that must stream from the primary in the end.
+    pub(super) replicas: BTreeSet<String>,
+    /// Those that must stream from another replica, with it.
+    pub(super) keeping: Vec<(&'a TargetId, &'a Peer)>,
+    /// Members at which slots are of no more use, and whose.
+    pub(super) stale: BTreeMap<TargetId, Vec<String>>,
+    /// Whom commits wait for in the end.
+    pub(super) synchronous: String,
+}
+
+impl Follow<'_> {
+    /// Adds the steps by which members follow a primary and its redundancy is complete.
+    pub(super) fn add(self, builder: &mut Builder, stage: usize, needs: &After) -> After {
+        const WHY_FORWARD: &str = "the primary is where it should be";
+        let (database, primary) = (self.database, self.primary);
+        let name = primary.member.name();
+        let mut following = needs.clone();
+        for member in &self.rejoin {
+            let rejoin = step(
+                format!("db.{}.rejoin.{}", database.name, member.name()),
+                stage,
+                format!("{} follows {name}", member.name()),
+                Work::on(member, Action::Rejoin { primary: primary.clone() }),
+            )
+            .why("Redundancy returns.")
+            .after(member, Condition::Follows { primary: primary.clone() })
+            .irreversible(WHY_FORWARD)
+            .takes(Span::millis(500), Span::secs(120))
+            .needs(needs);
+            following.insert(builder.push(rejoin));
+        }
+        let synchronous = database.mode == ReplicationMode::Synchronous && !self.synchronous.is_empty();
+        let followers = self.replicas.iter().cloned().collect();
+        let mut finish = native(
             database,
             stage,
-            member,
-            "finish_demotion",
-            format!("finish at {}: temporary settings and stale slots go", member.name()),
-            "What is left over would bite at the next switchover.",
-            args(&[("stale", stale)]),
+            &primary.member,
+            "finish_promotion",
+            format!("finish at {name}: commits wait for its followers again, temporary settings go"),
+            "Ends the window without redundancy.",
+            args(&[("followers", followers), ("synchronous", vec![self.synchronous])]),
         )
+        .after(&primary.member, Condition::Redundant { replicas: self.replicas, synchronous })
         .irreversible(WHY_FORWARD)
         .needs(&following);
-        finished.insert(builder.push(cleaned));
+        for (member, upstream) in self.keeping {
+            finish = finish.after(member, Condition::Follows { primary: upstream.clone() });
+        }
+        finish.deadline = Span::secs(60);
+        let mut finished = After::from([builder.push(finish)]);
+        for (member, stale) in self.stale {
+            let cleaned = native(
+                database,
+                stage,
+                &member,
+                "finish_demotion",
+                format!("finish at {}: temporary settings and stale slots go", member.name()),
+                "What is left over would bite at the next switchover.",
+                args(&[("stale", stale)]),
+            )
+            .irreversible(WHY_FORWARD)
+            .needs(&following);
+            finished.insert(builder.push(cleaned));
+        }
+        finished
     }
-    finished
 }
 
 impl Switchover<'_> {
@@ -167,15 +205,10 @@ impl Switchover<'_> {
         format!("db.{}.{what}", self.database.name)
     }
 
-    /// The members that will follow the new primary: all others.
+    /// The members that will receive from the new primary itself.
     fn followers(&self) -> Vec<String> {
-        self.database.members.keys().filter(|name| *name != self.change.to.member.name()).cloned().collect()
-    }
-
-    /// Replicas other than the candidate: they follow the new primary without having been stopped.
-    fn others(&self) -> impl Iterator<Item = &TargetId> {
-        let (old, new) = (&self.change.from.member, &self.change.to.member);
-        self.database.members.values().map(|member| &member.target.id).filter(move |id| *id != old && *id != new)
+        let direct: BTreeSet<&str> = self.followers.direct().chain([self.change.from.member.name()]).collect();
+        direct.into_iter().map(str::to_owned).collect()
     }
 
     fn native(
@@ -193,7 +226,8 @@ impl Switchover<'_> {
     fn ready(&self, needs: &After) -> super::step::Step {
         let (primary, candidate) = (self.change.from.member.clone(), self.change.to.member.clone());
         let title = format!("{} can still hand over to {}", primary.name(), candidate.name());
-        let gate = Gate::Switchable { database: self.database.name.clone(), primary, candidate };
+        let followers = self.followers.led().cloned().collect();
+        let gate = Gate::Switchable { database: self.database.name.clone(), primary, candidate, followers };
         step(self.id("gate.ready"), self.stage, title, Work::Gate { gate })
             .why("Lag and transactions may have changed since the beginning.")
             .takes(Span::millis(100), Span::secs(30))
@@ -213,11 +247,15 @@ impl Switchover<'_> {
                 &to.member,
                 "prepare_promotion",
                 format!("prepare {new}: slots for its followers, checkpoint"),
-                "A checkpoint now makes the promotion short; commits will wait for nobody until its followers are back.",
+                if self.names.first.is_empty() {
+                    "A checkpoint now makes the promotion short; commits will wait for nobody until its followers are back."
+                } else {
+                    "A checkpoint now makes the promotion short; commits will wait for those that follow through it."
+                },
                 args(&[
                     ("followers", self.followers()),
                     ("kept", kept),
-                    ("synchronous", vec![String::new()]),
+                    ("synchronous", vec![self.names.first.clone()]),
                     ("synchronous_before", vec![before]),
                 ]),
             )
@@ -281,7 +319,7 @@ impl Switchover<'_> {
         )
         .section(&self.section)
         .takes(Span::millis(60), Span(self.stall.0 / 2));
-        last = After::from([builder.push(fence.needs(&last))]);
+        last = After::from([builder.push(self.followed(fence).needs(&last))]);
         let catch_up = step(
             self.id("catch_up"),
             self.stage,
@@ -351,7 +389,7 @@ impl Switchover<'_> {
         )
     }
 
-    fn complete(&self, builder: &mut Builder, names: &str, needs: &After) -> After {
+    fn complete(&self, builder: &mut Builder, needs: &After) -> After {
         let (from, to) = (&self.change.from, &self.change.to);
         let (old, new) = (from.member.name(), to.member.name());
         let mut done = After::new();
@@ -368,9 +406,21 @@ impl Switchover<'_> {
             .needs(needs);
             done.insert(builder.push(marker));
         }
-        let members: Vec<&TargetId> = std::iter::once(&from.member).chain(self.others()).collect();
-        let names = synchronous::after(names, new, old);
-        done.extend(follow(builder, self.stage, self.database, to, &members, names, needs));
+        let later = self.tell_later(builder, needs);
+        let others = self.database.members.keys().filter(|name| *name != old).cloned().collect();
+        let mut stale = BTreeMap::from([(from.member.clone(), others)]);
+        stale.extend(self.followers.upstream.iter().map(|peer| (peer.member.clone(), vec![new.to_owned()])));
+        let follow = Follow {
+            database: self.database,
+            primary: to,
+            rejoin: std::iter::once(&from.member).chain(self.followers.returning()).collect(),
+            replicas: self.followers.expected().chain([old]).map(str::to_owned).collect(),
+            keeping: self.followers.keeping().collect(),
+            stale,
+            synchronous: self.names.complete.clone(),
+        };
+        done.extend(follow.add(builder, self.stage, needs));
+        done.extend(later);
         done
     }
 }

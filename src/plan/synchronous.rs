@@ -1,5 +1,7 @@
 //! Who commits wait for, while a primary changes: `synchronous_standby_names` as text (PostgreSQL manual, 20.6.2). Pure.
 
+use std::collections::BTreeSet;
+
 /// A parsed setting: how many of which names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Names {
@@ -9,9 +11,52 @@ struct Names {
     names: Vec<String>,
 }
 
+/// How many replicas each commit waits for.
+pub fn demand(setting: &str) -> usize {
+    parse(setting).map_or(0, |names| names.count)
+}
+
+/// How many of `following` (the names that they give) count.
+pub fn counting(setting: &str, following: &BTreeSet<String>) -> usize {
+    let Some(names) = parse(setting) else { return 0 };
+    let listed = |name: &&String| names.anyone() || names.names.iter().any(|listed| same(listed, name));
+    following.iter().filter(listed).count()
+}
+
+/// The setting with as many to wait for as there are among `following`; empty where there is none.
+pub fn reachable(setting: &str, following: &BTreeSet<String>) -> String {
+    let (demand, there) = (demand(setting), counting(setting, following));
+    match there {
+        0 => String::new(),
+        _ if there >= demand => setting.trim().to_owned(),
+        _ => rewritten(setting, |names| names.count = there),
+    }
+}
+
+/// The setting of a primary whom only `member` follows for a while: it always counts, and commits wait for nobody else. Empty stays
+/// empty.
+pub fn narrowed(setting: &str, member: &str) -> String {
+    match demand(setting) {
+        0 => String::new(),
+        1 if counting(setting, &BTreeSet::from([member.to_owned()])) == 1 => setting.trim().to_owned(),
+        _ => format!("FIRST 1 (\"{member}\")"),
+    }
+}
+
+/// The setting with replicas under the names that they give: the comparison is of whole names.
+pub fn spelled(setting: &str, called: &BTreeSet<String>) -> String {
+    rewritten(setting, |names| {
+        for listed in &mut names.names {
+            if let Some(name) = called.iter().find(|name| same(listed, name)) {
+                listed.clone_from(name);
+            }
+        }
+    })
+}
+
 /// The setting once the old primary follows the new one: it takes the new primary's place in the list.
 pub fn after(setting: &str, primary: &str, old: &str) -> String {
-    rewritten(setting, |names| {
+    rewritten(setting, |Names { names, .. }| {
         if names.iter().any(|name| same(name, old)) {
             names.retain(|name| !same(name, primary));
         } else if let Some(name) = names.iter_mut().find(|name| same(name, primary)) {
@@ -20,24 +65,40 @@ pub fn after(setting: &str, primary: &str, old: &str) -> String {
     })
 }
 
-/// The setting without members whose power goes.
+/// The setting without members whose power goes: it asks for no more than remain.
 pub(super) fn without(setting: &str, members: &[&str]) -> String {
-    rewritten(setting, |names| names.retain(|name| !members.iter().any(|member| same(name, member))))
+    rewritten(setting, |parsed| {
+        parsed.names.retain(|name| !members.iter().any(|member| same(name, member)));
+        parsed.count = parsed.count.min(parsed.names.len());
+    })
 }
 
-fn rewritten(setting: &str, change: impl FnOnce(&mut Vec<String>)) -> String {
-    let Some(mut parsed) = parse(setting) else { return String::new() };
-    if parsed.names.iter().any(|name| name == "*") {
+impl Names {
+    /// `*` stands for every replica.
+    fn anyone(&self) -> bool {
+        self.names.iter().any(|name| name == "*")
+    }
+}
+
+fn rewritten(setting: &str, change: impl FnOnce(&mut Names)) -> String {
+    let Some(before) = parse(setting) else { return String::new() };
+    let mut parsed = before.clone();
+    change(&mut parsed);
+    if parsed == before {
         return setting.trim().to_owned();
     }
-    change(&mut parsed.names);
     if parsed.names.is_empty() {
         return String::new();
     }
-    let names: Vec<String> = parsed.names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+    let quoted = |name: &String| match name.as_str() {
+        "*" => name.clone(),
+        _ => format!("\"{}\"", name.replace('"', "\"\"")),
+    };
+    let names: Vec<String> = parsed.names.iter().map(quoted).collect();
     let names = names.join(", ");
+    let most = if parsed.anyone() { parsed.count } else { parsed.count.min(parsed.names.len()) };
     match parsed.method {
-        Some(method) => format!("{method} {} ({names})", parsed.count.min(parsed.names.len())),
+        Some(method) => format!("{method} {most} ({names})"),
         None => names,
     }
 }
@@ -97,6 +158,49 @@ mod tests {
     fn one_of_several_becomes_primary() {
         assert_eq!(after("ANY 1 (b, c)", "b", "a"), "ANY 1 (\"a\", \"c\")");
         assert_eq!(after("FIRST 2 (b, c)", "b", "a"), "FIRST 2 (\"a\", \"c\")");
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_count_falls_to_what_can_be_reached_and_the_absent_stay_listed() {
+        for (setting, following, expected) in [
+            ("FIRST 1 (\"a\", \"c\")", &["c"][..], "FIRST 1 (\"a\", \"c\")"),
+            ("FIRST 2 (\"a\", \"c\")", &["c"], "FIRST 1 (\"a\", \"c\")"),
+            ("FIRST 2 (\"a\", \"c\", \"d\")", &["c", "d"], "FIRST 2 (\"a\", \"c\", \"d\")"),
+            ("ANY 3 (a, c, d)", &["c", "d", "e"], "ANY 2 (\"a\", \"c\", \"d\")"),
+            ("ANY 2 (*)", &["c"], "ANY 1 (*)"),
+            ("2 (*)", &["c", "d"], "2 (*)"),
+            ("FIRST 1 (\"a\")", &["c"], ""),
+            ("a, c", &["c"], "a, c"),
+            ("", &["c"], ""),
+        ] {
+            assert_eq!(reachable(setting, &set(following)), expected, "{setting}");
+        }
+    }
+
+    #[test]
+    fn while_only_the_candidate_follows_it_alone_counts() {
+        for (setting, expected) in [
+            ("FIRST 1 (b, c)", "FIRST 1 (b, c)"),
+            ("ANY 1 (c, b)", "ANY 1 (c, b)"),
+            ("*", "*"),
+            ("ANY 2 (*)", "FIRST 1 (\"b\")"),
+            ("FIRST 2 (b, c)", "FIRST 1 (\"b\")"),
+            ("FIRST 1 (c)", "FIRST 1 (\"b\")"),
+            ("", ""),
+        ] {
+            assert_eq!(narrowed(setting, "b"), expected, "{setting}");
+        }
+    }
+
+    #[test]
+    fn names_are_spelled_as_the_replicas_give_them() {
+        assert_eq!(spelled("ANY 1 (east_pg1, X)", &set(&["east-pg1", "x"])), "ANY 1 (\"east-pg1\", \"x\")");
+        assert_eq!(spelled("ANY 1 (b, c)", &set(&["b", "c"])), "ANY 1 (b, c)");
+        assert_eq!((demand("ANY 2 (a, b, c)"), demand("a, b"), demand(""), demand("3 (*)")), (2, 1, 0, 3));
     }
 
     #[test]

@@ -13,16 +13,23 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::model::Unreachable;
 use crate::secret::Secret;
 
-/// What we call ourselves: operators see it in `pg_stat_activity`.
+/// What we call ourselves: operators see it in `pg_stat_activity`, and so does the preflight, which leaves us out.
 pub const APPLICATION: &str = "handover";
+
+/// Why there is no session, where its server is too slow.
+const NO_TIME: &str = "no session before the deadline";
 
 /// Idle sessions that are kept for one login.
 const KEPT: usize = 8;
@@ -30,8 +37,10 @@ const KEPT: usize = 8;
 /// Where and as whom to log in.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// `host:port`.
+    /// `host:port`, or `unix:/PATH` for a socket on this machine.
     pub address: String,
+    /// What to call ourselves.
+    pub application: String,
     /// Login name.
     pub user: String,
     /// Database.
@@ -88,6 +97,9 @@ impl WireError {
     }
 }
 
+/// A session and what carries it, or why there is none.
+type Opened<S> = Result<(Client, Connection<S, NoTlsStream>), tokio_postgres::Error>;
+
 /// The answer to one statement.
 pub type Answer = Result<Vec<SimpleQueryRow>, WireError>;
 
@@ -118,20 +130,36 @@ impl Session {
     /// [`WireError::NoSession`], also at the deadline.
     pub async fn open(login: &Login, deadline: Instant) -> Result<Self, WireError> {
         let none = |why: String| WireError::NoSession { why, code: None };
-        let (host, port) = split_address(&login.address)
-            .ok_or_else(|| none(format!("`{}` is not an address such as `10.10.0.100:5432`", login.address)))?;
         let mut config = Config::new();
-        config.host(host).port(port).user(&login.user).dbname(&login.database).application_name(APPLICATION);
+        config.user(&login.user).dbname(&login.database).application_name(&login.application);
         if let Some(password) = &login.password {
             config.password(password.expose());
         }
-        let (client, connection) = match timeout_at(deadline, config.connect(NoTls)).await {
+        if let Some(path) = login.address.strip_prefix("unix:") {
+            let stream = match timeout_at(deadline, UnixStream::connect(path)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return Err(none(error.to_string())),
+                Err(_) => return Err(none(NO_TIME.to_owned())),
+            };
+            return Self::start(timeout_at(deadline, config.connect_raw(stream, NoTls)).await);
+        }
+        let (host, port) = split_address(&login.address)
+            .ok_or_else(|| none(format!("`{}` is not an address such as `10.10.0.100:5432`", login.address)))?;
+        config.host(host).port(port);
+        Self::start(timeout_at(deadline, config.connect(NoTls)).await)
+    }
+
+    fn start<S>(opened: Result<Opened<S>, Elapsed>) -> Result<Self, WireError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (client, connection) = match opened {
             Ok(Ok(pair)) => pair,
             Ok(Err(error)) => {
                 let why = error.as_db_error().map_or_else(|| root(&error), |refusal| refusal.message().to_owned());
                 return Err(WireError::NoSession { why, code: error.code().cloned() });
             }
-            Err(_) => return Err(none("no session before the deadline".to_owned())),
+            Err(_) => return Err(WireError::NoSession { why: NO_TIME.to_owned(), code: None }),
         };
         let version = connection.parameter("server_version").unwrap_or_default().to_owned();
         let gate = Arc::new(Mutex::new(()));

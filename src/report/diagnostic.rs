@@ -103,7 +103,7 @@ fn summary(file_name: &str, findings: &[Diagnostic]) -> String {
 }
 
 /// Finds lines.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     text: &'a [u8],
     /// Where each line begins.
     starts: Vec<usize>,
@@ -126,9 +126,15 @@ struct Line<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn new(text: &'a [u8]) -> Self {
+    pub fn new(text: &'a [u8]) -> Self {
         let newlines = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         Self { text, starts: std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect() }
+    }
+
+    /// Line and column of an offset, from 1; columns count characters.
+    pub fn position(&self, offset: u32) -> (usize, usize) {
+        let line = self.at(Place { start: offset, end: offset });
+        (line.number, line.column)
     }
 
     fn at(&self, place: Place) -> Line<'a> {

@@ -4,6 +4,7 @@
 
 mod describe;
 pub mod diagnostic;
+pub mod json;
 mod layout;
 mod plan;
 mod progress;
@@ -13,8 +14,9 @@ mod sample;
 mod status;
 mod text;
 
-pub use plan::{Detail, plan};
+pub use plan::{Detail, Form, PlanAnswer, answer, stale};
 pub use progress::{Json, Live, Plain, Reporter};
 pub use run::run;
 pub use status::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView, status};
-pub use text::Style;
+pub use status::{DesiredShares, StatusData, prometheus};
+pub use text::{Style, failed};

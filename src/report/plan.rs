@@ -3,9 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+mod answer;
+mod markdown;
+mod mermaid;
+
+pub use answer::{Form, PlanAnswer, answer, stale};
+
 use super::describe;
 use super::layout::{Group, Tree, layout};
 use super::text::{Page, Style, Text, Tone, command, count, duration, moment};
+use crate::model::TargetId;
 use crate::model::text::list;
 use crate::plan::{Plan, Step, StepId, Undo, Work};
 
@@ -18,12 +25,15 @@ pub enum Detail {
     Full,
 }
 
-/// A plan; `file` is where it was saved.
-pub fn plan(plan: &Plan, file: Option<&str>, detail: Detail, style: Style) -> String {
+/// A plan for people; `file` is where it was saved.
+fn text(plan: &Plan, file: Option<&str>, detail: Detail, style: Style) -> String {
     let mut page = Page::new(style);
     let stages = numbered(plan);
     head(&mut page, plan);
-    glance(&mut page, plan, &stages);
+    page.blank();
+    for (label, text) in glance(plan, &stages) {
+        page.item(Text::of(Tone::Dim, format!("  {label:<11}")), text);
+    }
     match detail {
         Detail::Brief => {
             page.blank();
@@ -152,39 +162,28 @@ fn head(page: &mut Page, plan: &Plan) {
     }
 }
 
-/// What matters before reading on.
-fn glance(page: &mut Page, plan: &Plan, stages: &[NumberedStage<'_>]) {
-    page.blank();
+/// What matters before reading on; a line without a label goes on with the one before.
+fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)> {
+    let mut rows = Vec::new();
     let mut time = Text::of(Tone::Strong, format!("about {}", duration(plan.expected.0)));
     let waits: Vec<String> =
         describe::waits(&plan.steps).iter().map(|(what, time)| format!("{} {what}", duration(*time))).collect();
     if !waits.is_empty() {
         time = time.and(format!(", waiting included: {}", waits.join(", ")));
     }
-    row(page, "takes", time);
+    rows.push(("takes", time));
     for (index, moved) in plan.primaries.iter().enumerate() {
         let text = Text::of(Tone::Strong, moved.database.as_str())
             .and(format!(": primary {} → {}; writers wait ", moved.from.name(), moved.to.name()))
             .with(Tone::Strong, format!("about {}", duration(moved.expected_stall.0)))
             .and(format!(", at most {} or it is undone", duration(moved.max_stall.0)));
-        row(page, if index == 0 { "databases" } else { "" }, text);
+        rows.push((if index == 0 { "databases" } else { "" }, text));
     }
     if plan.primaries.is_empty() {
-        row(page, "databases", "no primary moves; writers notice nothing".into());
+        rows.push(("databases", "no primary moves; writers notice nothing".into()));
     }
-    row(page, "touches", touches(plan).into());
-    let points: Vec<String> = stages
-        .iter()
-        .flat_map(|stage| {
-            let irreversible = |(index, group): &(usize, &Group<'_>)| {
-                group
-                    .step
-                    .point_of_no_return
-                    .then(|| format!("{}.{}", stage.index + 1, stage.numbers.get(index).unwrap_or(&0)))
-            };
-            stage.groups.iter().enumerate().filter_map(move |pair| irreversible(&pair)).collect::<Vec<_>>()
-        })
-        .collect();
+    rows.push(("touches", touches(plan).into()));
+    let points: Vec<String> = stages.iter().flat_map(NumberedStage::points_of_no_return).collect();
     let text = match points.as_slice() {
         [] => Text::of(Tone::Good, "every step can be undone"),
         [one] => {
@@ -195,29 +194,30 @@ fn glance(page: &mut Page, plan: &Plan, stages: &[NumberedStage<'_>]) {
             Text::from("everything can be undone until steps ").with(Tone::Bad, points)
         }
     };
-    row(page, "way back", text);
+    rows.push(("way back", text));
     // What a run both makes and releases is there only in case that it is cut short.
     let releases = plan.releases.iter().filter(|hold| !plan.holds.contains(hold));
     for (index, hold) in releases.enumerate() {
-        row(page, if index == 0 { "releases" } else { "" }, format!("the hold: {}", hold.what()).into());
+        rows.push((if index == 0 { "releases" } else { "" }, format!("the hold: {}", hold.what()).into()));
     }
     let holds = plan.holds.iter().filter(|hold| !plan.releases.contains(hold));
     for (index, hold) in holds.enumerate() {
         let text = format!("{} until {}", hold.what(), command(&hold.ended_by()));
-        row(page, if index == 0 { "leaves" } else { "" }, text.into());
+        rows.push((if index == 0 { "leaves" } else { "" }, text.into()));
     }
+    rows
 }
 
-fn row(page: &mut Page, label: &str, text: Text) {
-    page.item(Text::of(Tone::Dim, format!("  {label:<11}")), text);
+/// The targets that it changes.
+fn touched(plan: &Plan) -> impl Iterator<Item = &TargetId> {
+    plan.steps.iter().filter_map(|step| match &step.work {
+        Work::Act { target, .. } => Some(target),
+        _ => None,
+    })
 }
 
 fn touches(plan: &Plan) -> String {
-    let targets = plan.steps.iter().filter_map(|step| match &step.work {
-        Work::Act { target, .. } => Some(target),
-        _ => None,
-    });
-    match describe::kinds(targets) {
+    match describe::kinds(touched(plan)) {
         nothing if nothing == "nothing" => "nothing; it only checks".to_owned(),
         kinds => kinds,
     }
@@ -274,6 +274,35 @@ impl NumberedStage<'_> {
             ends.insert(&step.id, begins + step.expected.0);
         }
         ends.into_values().max().unwrap_or_default()
+    }
+
+    /// Its groups with their numbers, in the order in which they are read.
+    fn in_order(&self) -> Vec<(String, usize, &Group<'_>)> {
+        let mut groups: Vec<(usize, usize, &Group<'_>)> = self
+            .numbers
+            .iter()
+            .filter_map(|(index, number)| Some((*number, *index, self.groups.get(*index)?)))
+            .collect();
+        groups.sort_by_key(|(number, ..)| *number);
+        let numbered = |(number, index, group)| (format!("{}.{number}", self.index + 1), index, group);
+        groups.into_iter().map(numbered).collect()
+    }
+
+    /// The numbers of the steps behind which there is no way back.
+    fn points_of_no_return(&self) -> Vec<String> {
+        let groups = self.in_order().into_iter();
+        groups.filter(|(_, _, group)| group.step.point_of_no_return).map(|(number, ..)| number).collect()
+    }
+
+    /// What is said of how a step is taken back, where that needs saying.
+    fn way_back(&self, step: &Step) -> Option<String> {
+        match step.undo {
+            Undo::Nothing => None,
+            Undo::Act { .. } => Some(format!("undo: {}", describe::undo(step))),
+            // Behind the point of no return it goes without saying.
+            Undo::Impossible { .. } if !step.point_of_no_return && self.has_point_of_no_return() => None,
+            Undo::Impossible { .. } => Some(describe::undo(step)),
+        }
     }
 
     fn has_point_of_no_return(&self) -> bool {
@@ -350,7 +379,7 @@ impl NumberedStage<'_> {
             let rule = "━".repeat(page.width().saturating_sub(text.len() + 3));
             page.item("", Text::of(Tone::Bad, format!("━━!{text}{rule}")));
         }
-        let (symbol, tone) = if step.point_of_no_return { ("!", Tone::Bad) } else { describe::symbol(step) };
+        let (symbol, tone) = mark(step);
         let mark =
             Text::of(Tone::Dim, format!("{:>5} ", format!("{}.{number}", self.index + 1))).with(tone, symbol).and(" ");
         let mut title = Text::of(Tone::Strong, group.title());
@@ -362,24 +391,31 @@ impl NumberedStage<'_> {
             page.item("        ", line);
         }
         page.item("        ", Text::of(Tone::Dim, group.why()));
-        match step.undo {
-            Undo::Nothing => {}
-            Undo::Act { .. } => page.item("        ", Text::of(Tone::Dim, format!("undo: {}", describe::undo(step)))),
-            // Behind the point of no return it goes without saying.
-            Undo::Impossible { .. } if !step.point_of_no_return && self.has_point_of_no_return() => {}
-            Undo::Impossible { .. } => page.item("        ", Text::of(Tone::Bad, describe::undo(step))),
+        if let Some(way_back) = self.way_back(step) {
+            let tone = if matches!(step.undo, Undo::Impossible { .. }) { Tone::Bad } else { Tone::Dim };
+            page.item("        ", Text::of(tone, way_back));
         }
     }
 }
 
-fn foot(page: &mut Page, plan: &Plan, file: Option<&str>) {
+/// "24 changes, 5 gates and 3 checks".
+fn kinds_of_steps(plan: &Plan) -> String {
     let kinds = |kind: fn(&Work) -> bool| plan.steps.iter().filter(|step| kind(&step.work)).count();
     let acts = kinds(|work| matches!(work, Work::Act { .. } | Work::Release { .. }));
     let gates = kinds(|work| matches!(work, Work::Gate { .. }));
     let waits = kinds(|work| matches!(work, Work::Wait { .. }));
     let checks = kinds(|work| matches!(work, Work::Verify));
     let parts = [(acts, "change"), (gates, "gate"), (waits, "wait"), (checks, "check")];
-    let parts = list(parts.iter().filter(|(number, _)| *number > 0).map(|(number, what)| count(*number, what)));
+    list(parts.iter().filter(|(number, _)| *number > 0).map(|(number, what)| count(*number, what)))
+}
+
+/// The symbol that a step has in every form.
+fn mark(step: &Step) -> (&'static str, Tone) {
+    if step.point_of_no_return { ("!", Tone::Bad) } else { describe::symbol(step) }
+}
+
+fn foot(page: &mut Page, plan: &Plan, file: Option<&str>) {
+    let parts = kinds_of_steps(plan);
     let steps = Text::of(Tone::Strong, count(plan.steps.len(), "step"));
     page.item("", steps.and(format!(": {parts}; about {}.", duration(plan.expected.0))));
     if let Some(file) = file {

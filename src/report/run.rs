@@ -22,6 +22,7 @@ pub fn run(report: &RunReport, end: RunEnd, summary: &str, style: Style) -> Stri
     waiting(&mut page, report);
     databases(&mut page, report);
     sessions(&mut page, report);
+    warnings(&mut page, report);
     holds(&mut page, report);
     page.finish()
 }
@@ -195,6 +196,17 @@ fn sessions(page: &mut Page, report: &RunReport) {
             "  ",
             format!("{sessions} of {} on {} at {}: {fate}", residual.backend, residual.server, residual.proxy.name()),
         );
+    }
+}
+
+fn warnings(page: &mut Page, report: &RunReport) {
+    if report.warnings.is_empty() {
+        return;
+    }
+    page.blank();
+    heading(page, "Told on the way");
+    for text in &report.warnings {
+        page.item(Text::of(Tone::Warn, "  ! "), text.as_str());
     }
 }
 

@@ -108,7 +108,7 @@ pub fn topology() -> Topology {
     let billing = Job {
         target: target(TargetId::job(&"billing".into()), TargetKind::Job, "west", ""),
         name: "billing".into(),
-        writes_to: BTreeSet::new(),
+        writes_to: BTreeSet::from(["accounts".into()]),
     };
     Topology {
         name: "clickbank".to_owned(),
@@ -204,6 +204,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             backends: backends.collect(),
             capabilities,
+            saved: crate::model::Saved::Yes,
         };
         say(&proxy.target.id, Facts::Proxy(facts));
     }
@@ -223,6 +224,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                     synchronous: database.name.as_str() == "accounts",
                     lag_bytes: 0,
                     lag: Some(Duration::from_millis(12)),
+                    silence: None,
                 });
             let mut facts = member_facts(role, others.collect());
             facts.receives_from = database.members.keys().find(|other| !is_primary && *other != name).cloned();
@@ -240,6 +242,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                 pausing: false,
                 active: 4,
                 waiting: 0,
+                own_min_size: 0,
             };
             (database.name.as_str().into(), Some(pool))
         });
@@ -248,6 +251,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             writable: true,
             query_wait_timeout: Duration::from_secs(120),
             login_retry: Duration::from_secs(1),
+            gaps: Vec::new(),
             databases: databases.collect(),
         };
         say(&pooler.target.id, Facts::Pooler(facts));

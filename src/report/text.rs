@@ -257,6 +257,19 @@ impl Page {
     }
 }
 
+/// Something that went wrong, as `error: …`; lines after the first stand below.
+pub fn failed(label: &str, what: &str, style: Style) -> String {
+    let mut page = Page::new(style);
+    for (index, line) in what.lines().enumerate() {
+        match (index, line.is_empty()) {
+            (_, true) => page.blank(),
+            (0, false) => page.item(Text::of(Tone::Bad, format!("{label}: ")), line),
+            (_, false) => page.item("", line),
+        }
+    }
+    page.finish()
+}
+
 /// A duration as a human says it: `85ms`, `2.4s`, `45s`, `3m 20s`, `1h 5m`, `2d 3h`.
 pub(crate) fn duration(duration: std::time::Duration) -> String {
     let millis = duration.as_millis();

@@ -234,7 +234,8 @@ impl Client {
             format!("ControlMaster={master}"),
             format!("ControlPath={}", connection.socket.display()),
             format!("ControlPersist={PERSIST}"),
-            format!("ConnectTimeout={}", time.as_secs().max(1)),
+            // Whole seconds: rounded up, so that none of the time is lost; our own deadline comes first.
+            format!("ConnectTimeout={}", time.as_secs() + 1),
             // What the operator's configuration may want for people at a terminal.
             "ClearAllForwardings=yes".to_owned(),
             "RemoteCommand=none".to_owned(),
@@ -393,7 +394,7 @@ fn not_started(error: &std::io::Error, tried: String) -> TransportError {
 }
 
 /// Failures of which `ssh` says that they came before any command, and what to do about each. `{}` stands for the destination.
-const BEFORE: [(&str, &str); 10] = [
+const BEFORE: [(&str, &str); 11] = [
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "the host was installed anew, or somebody stands in between: compare its key with the host's own before you take the \
@@ -410,6 +411,11 @@ const BEFORE: [(&str, &str); 10] = [
     ("Connection timed out", "check the host and the firewalls on the way"),
     ("No route to host", "check the network between here and the host"),
     ("Network is unreachable", "check the network between here and the host"),
+    (
+        "kex_exchange_identification",
+        "something on the way ended the connection: where your ssh configuration leads through another host (ProxyJump, ProxyCommand), \
+         try that one by itself; `ssh -o BatchMode=yes {} true` says more",
+    ),
     ("Bad configuration option", "correct your ssh configuration"),
 ];
 

@@ -78,7 +78,14 @@ fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
             (service.backend.clone(), Some(BackendFacts { servers, ..BackendFacts::default() }))
         })
         .collect();
-    ProxyFacts { version: "simulated".to_owned(), age: Duration::from_secs(9), writable: true, backends, capabilities }
+    ProxyFacts {
+        version: "simulated".to_owned(),
+        age: Duration::from_secs(9),
+        writable: true,
+        backends,
+        capabilities,
+        saved: Saved::No,
+    }
 }
 
 /// The member that should be primary: the first of those that may be.
@@ -95,7 +102,13 @@ pub fn replica(name: &str, synchronous: bool) -> ReplicaFacts {
         synchronous,
         lag_bytes: 0,
         lag: Some(Duration::from_millis(10)),
+        silence: None,
     }
+}
+
+/// A slot that nobody uses at this moment.
+pub fn slot(name: &str) -> SlotFacts {
+    SlotFacts { name: name.to_owned(), logical: false, active: false, retained_bytes: 0 }
 }
 
 fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> MemberFacts {
@@ -114,7 +127,7 @@ fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> Membe
         replay_paused: false,
         receives_from: (!is_primary).then(|| home.target.address.clone()),
         replicas: if is_primary { others.iter().map(|name| replica(name, synchronous)).collect() } else { Vec::new() },
-        slots: Vec::new(),
+        slots: if is_primary { others.iter().map(|name| slot(name)).collect() } else { Vec::new() },
         synchronous_names: if is_primary && synchronous {
             format!("FIRST 1 (\"{}\")", others.join("\", \""))
         } else {
@@ -144,6 +157,7 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
             pausing: false,
             active: 0,
             waiting: 0,
+            own_min_size: 0,
         }
     };
     PoolerFacts {
@@ -151,6 +165,7 @@ fn pooler(topology: &Topology, names: &BTreeSet<ForeignName>, wanted: &plan::Des
         writable: true,
         query_wait_timeout: Duration::from_secs(120),
         login_retry: Duration::from_secs(1),
+        gaps: Vec::new(),
         databases: names.iter().map(|name| (name.clone(), Some(pool(name)))).collect(),
     }
 }

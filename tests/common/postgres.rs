@@ -186,6 +186,13 @@ impl Member {
         succeed(as_postgres(&format!("{BIN}/pg_ctl")).args(["stop", "-w", "-s", "-m", "fast", "-D"]).arg(&self.data));
     }
 
+    /// Ends it as a power cut would.
+    pub fn kill(&self) {
+        succeed(
+            as_postgres(&format!("{BIN}/pg_ctl")).args(["stop", "-w", "-s", "-m", "immediate", "-D"]).arg(&self.data),
+        );
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
     }
@@ -279,13 +286,19 @@ pub struct Pooler {
 
 impl Pooler {
     pub fn start(site: &Site, leads_to: &str) -> Self {
+        Self::start_with(site, leads_to, "", "")
+    }
+
+    /// One whose entry and whose configuration have more settings.
+    pub fn start_with(site: &Site, leads_to: &str, entry_settings: &str, settings: &str) -> Self {
         let dir = site.path().join("pool");
         fs::create_dir(&dir).unwrap();
         let port = free_port();
         let (host, server_port) = leads_to.split_once(':').unwrap();
         let databases = dir.join("databases.ini");
-        let entry =
-            format!("; where clients go\n[databases]\naccounts = host={host} port={server_port} dbname=postgres\n");
+        let entry = format!(
+            "; where clients go\n[databases]\naccounts = host={host} port={server_port} dbname=postgres {entry_settings}\n"
+        );
         fs::write(&databases, entry).unwrap();
         fs::write(
             dir.join("users"),
@@ -295,7 +308,7 @@ impl Pooler {
         let config = format!(
             "%include {}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = scram-sha-256\nauth_file = {}\nadmin_users = handover\nstats_users = looker\n\
-             pool_mode = transaction\nlogfile = {}\n",
+             pool_mode = transaction\nlogfile = {}\n{settings}\n",
             databases.display(),
             dir.join("users").display(),
             dir.join("log").display()
@@ -321,6 +334,25 @@ impl Pooler {
             std::thread::sleep(Duration::from_millis(10));
         }
         Self { port, databases, process }
+    }
+
+    /// As its administrator.
+    pub fn console(&self, command: &str) -> String {
+        let mut psql = Command::new("psql");
+        psql.args([
+            "-X",
+            "-q",
+            "-At",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "handover",
+            "-d",
+            "pgbouncer",
+            "-p",
+            &self.port.to_string(),
+        ]);
+        succeed(psql.env("PGPASSWORD", "pool-secret").args(["-c", command]))
     }
 
     pub fn signal(&self, signal: &str) {

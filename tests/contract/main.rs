@@ -181,6 +181,7 @@ mod http;
 mod pgbouncer;
 mod postgresql;
 mod rfc2136;
+mod silent;
 
 #[path = "../common/postgres.rs"]
 mod servers;

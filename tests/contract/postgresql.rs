@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use handover::journal::Permit;
 use handover::model::{Action, Condition, Facts, Lineage, MemberFacts, Observed, Role, Scope, Target};
 use handover::provider::postgresql::{
-    PREPARE_PROMOTION, Postgresql, RELEASE_REPLICAS, UNPREPARE_PROMOTION, UNRELEASE_REPLICAS,
+    FOLLOW_LATER, MAKE_SLOTS, PREPARE_PROMOTION, Postgresql, RELEASE_REPLICAS, SET_SYNCHRONOUS, UNMAKE_SLOTS,
+    UNPREPARE_PROMOTION, UNRELEASE_REPLICAS, UNSET_SYNCHRONOUS,
 };
 use handover::provider::{Outcome, Provider};
 use handover::transport::Transport;
@@ -262,7 +263,6 @@ async fn what_an_operator_had_configured_is_there_after_the_undo() {
     pair.b.sql("ALTER SYSTEM SET synchronous_standby_names = 'theirs'");
     pair.b.sql("SELECT pg_reload_conf()");
     pair.b.until("SHOW wal_retrieve_retry_interval", "20ms");
-    let list = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
     let args = BTreeMap::from([
         ("followers".to_owned(), list(&["a-pg1", "c-pg1"])),
         ("kept".to_owned(), list(&["a-pg1"])),
@@ -315,4 +315,117 @@ async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_so
         pair.a.sql("SELECT pg_reload_conf()");
         pair.a.until("SHOW max_slot_wal_keep_size", "10GB");
     }
+}
+fn list(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+/// A native action, and the condition of its verb (that of what it takes back, for an undo).
+fn native<const N: usize>(verb: &str, args: [(&str, Vec<String>); N]) -> (Action, impl Fn(bool) -> Condition) {
+    let args = BTreeMap::from(args.map(|(key, values)| (key.to_owned(), values)));
+    let action = Action::Native { verb: verb.to_owned(), args: args.clone() };
+    let of = verb.strip_prefix("un").unwrap_or(verb).to_owned();
+    (action, move |done| Condition::Native { verb: of.clone(), args: args.clone(), done })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn synchronous_names_are_set_back_only_once_those_that_commits_would_wait_for_stream() {
+    let pair = Pair::start().await;
+    let args = |awaited: &str| {
+        [
+            ("synchronous", list(&["FIRST 1 (\"b-pg1\")"])),
+            ("synchronous_before", list(&[""])),
+            ("awaited", list(&[awaited])),
+        ]
+    };
+    let (set, is) = native(SET_SYNCHRONOUS, args("b-pg1"));
+    assert!(pair.holds(&pair.a, &is(false)).await);
+    for _ in 0..2 {
+        assert_eq!(pair.apply(&pair.a, &set, 10.0).await, Outcome::Applied);
+        assert!(pair.holds(&pair.a, &is(true)).await);
+    }
+    // Commits go on, with what was set and nothing else.
+    pair.a.until("SELECT sync_state FROM pg_stat_replication", "sync");
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-7)");
+    // Somebody who does not stream would be waited for: nothing is changed, and the message says how it goes on.
+    let (unset, _) = native(UNSET_SYNCHRONOUS, args("c-pg1"));
+    let refused = pair.apply(&pair.a, &unset, 1.0).await;
+    let Outcome::NotApplied(why) = &refused else { panic!("{refused:?}") };
+    for text in ["c-pg1", "commits would wait", "ALTER SYSTEM SET synchronous_standby_names"] {
+        assert!(why.to_string().contains(text), "{why}");
+    }
+    assert!(pair.holds(&pair.a, &is(true)).await);
+    // What somebody else has set meanwhile stays.
+    pair.a.sql("ALTER SYSTEM SET synchronous_standby_names = 'theirs, \"b-pg1\"'");
+    pair.a.sql("SELECT pg_reload_conf()");
+    pair.a.until("SHOW synchronous_standby_names", "theirs, \"b-pg1\"");
+    let (unset, _) = native(UNSET_SYNCHRONOUS, args("b-pg1"));
+    let refused = pair.apply(&pair.a, &unset, 5.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("somebody")), "{refused:?}");
+    assert_eq!(pair.apply(&pair.a, &set, 10.0).await, Outcome::Applied);
+    for _ in 0..2 {
+        assert_eq!(pair.apply(&pair.a, &unset, 10.0).await, Outcome::Applied);
+        assert!(pair.holds(&pair.a, &is(false)).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_are_made_and_dropped_and_a_replica_is_told_whom_to_follow() {
+    let pair = Pair::start().await;
+    let args = || [("followers", list(&["c-pg1", "d-pg1"])), ("kept", list(&["d-pg1"]))];
+    pair.b.sql("SELECT pg_create_physical_replication_slot('d_pg1', true)");
+    let ((make, is), (unmake, _)) = (native(MAKE_SLOTS, args()), native(UNMAKE_SLOTS, args()));
+    assert!(pair.holds(&pair.b, &is(false)).await);
+    for (action, done) in [(&make, true), (&make, true), (&unmake, false), (&unmake, false)] {
+        assert_eq!(pair.apply(&pair.b, action, 10.0).await, Outcome::Applied);
+        assert!(pair.holds(&pair.b, &is(done)).await);
+    }
+    assert_eq!(pair.b.sql("SELECT string_agg(slot_name, ',') FROM pg_replication_slots"), "d_pg1");
+
+    // A replica that cannot follow now is told all the same; a primary is not.
+    pair.b.sql("SELECT pg_wal_replay_pause()");
+    let (tell, is) = native(FOLLOW_LATER, [("primary", list(&["c-pg1", "127.0.0.1:1"]))]);
+    assert!(pair.holds(&pair.b, &is(false)).await);
+    assert_eq!(pair.apply(&pair.b, &tell, 10.0).await, Outcome::Applied);
+    assert!(pair.holds(&pair.b, &is(true)).await);
+    let refused = pair.apply(&pair.a, &tell, 5.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("primary")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_somebody_starts_at_the_same_moment_follows_as_it_was_told() {
+    let pair = Pair::start().await;
+    pair.b.sql("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'");
+    pair.b.stop();
+    let (b, rejoin) = (&pair.b, Action::Rejoin { primary: pair.a.peer() });
+    std::thread::scope(|scope| {
+        scope.spawn(|| b.start_without_waiting());
+        // Whoever starts it, and whatever it had read by then: once it is done, it is so. What did nothing is said again.
+        let told = async {
+            let until = within(20.0);
+            while pair.apply(b, &rejoin, 10.0).await != Outcome::Applied {
+                assert!(Instant::now() < until);
+            }
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(told));
+    });
+    assert!(pair.holds(b, &Condition::Follows { primary: pair.a.peer() }).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_receiver_hangs_is_seen_by_its_silence() {
+    let pair = Pair::start().await;
+    let replica = |facts: &MemberFacts| facts.replicas[0].clone();
+    let receiver = pair.b.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'");
+    let signal = |signal: &str| {
+        assert!(std::process::Command::new("kill").args([signal, &receiver]).status().unwrap().success());
+    };
+    signal("-STOP");
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-8)");
+    pair.a.until("SELECT now() - reply_time > interval '2 seconds' FROM pg_stat_replication", "t");
+    let seen = replica(&pair.observe(&pair.a).await);
+    signal("-CONT");
+    assert!(seen.silence.is_some_and(|silence| silence > Duration::from_secs(2)), "{seen:?}");
+    pair.a.until("SELECT flush_lsn = pg_current_wal_lsn() FROM pg_stat_replication", "t");
+    assert_eq!(replica(&pair.observe(&pair.a).await).silence, None);
 }

@@ -26,6 +26,11 @@ const ZONE: &str = "clickbank.test";
 const SECRET: &str = "aGFuZG92ZXIgY29udHJhY3QgdGVzdCBzZWNyZXQgMDE=";
 const OTHER_SECRET: &str = "c29tZSBvdGhlciBzZWNyZXQgb2YgdGhlIHNhbWUgc2k=";
 
+/// A host whose whole name has the 253 characters that DNS allows, of labels with its 63 octets.
+const LONG: &str = "\
+    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb.\
+    ccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.dddddddddddddddddddddddddddddddddddddddddddddd";
+
 const RECORDS: &str = "\
 $TTL 30
 @ IN SOA west-ns1 hostmaster 1 3600 600 86400 30
@@ -57,7 +62,7 @@ impl Bind {
             write(dir, "zone.db", &format!("{RECORDS}{many}"));
             // As narrow as docs/providers.md recommends.
             let grant = |host| format!("grant handover-key name {host}.{ZONE}. A AAAA;");
-            let grants = ["pay", "www", "alias", "x.wild"].map(grant).concat();
+            let grants = ["pay", "www", "alias", "x.wild", LONG].map(grant).concat();
             format!(
                 "zone \"{ZONE}\" {{ type primary; file \"zone.db\"; update-policy {{ {grants} }}; \
                  allow-transfer {{ any; }}; }};"
@@ -77,6 +82,11 @@ impl Bind {
 
     /// Starts `named` with this zone and waits until it serves it.
     async fn run(zone: impl Fn(&Path) -> String) -> Self {
+        Self::run_by(&["/usr/sbin/named"], zone).await
+    }
+
+    /// Starts `named` by this command.
+    async fn run_by(command: &[&str], zone: impl Fn(&Path) -> String) -> Self {
         // The port is free when it is chosen; where somebody else is faster, `named` is started again on another one.
         for _ in 0..5 {
             let dir = tempfile::tempdir().unwrap();
@@ -89,7 +99,7 @@ impl Bind {
                 dir.path(),
                 "named.conf",
                 &format!(
-                    "options {{ directory \"{path}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; \
+                    "options {{ directory \"{path}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 port {port} {{ ::1; }}; \
                      pid-file \"{path}/named.pid\"; session-keyfile \"{path}/session.key\"; lock-file none; \
                      query-source address 127.0.0.1; transfer-source 127.0.0.1; notify-source 127.0.0.1; notify no; \
                      recursion no; dnssec-validation no; empty-zones-enable no; }};\n\
@@ -99,7 +109,8 @@ impl Bind {
                 ),
             );
             let log = std::fs::File::create(dir.path().join("log")).unwrap();
-            let named = Command::new("/usr/sbin/named")
+            let named = Command::new(command[0])
+                .args(&command[1..])
                 .args(["-g", "-n", "1", "-c"])
                 .arg(dir.path().join("named.conf"))
                 .stdin(Stdio::null())
@@ -514,4 +525,77 @@ async fn an_update_without_a_trustworthy_answer_is_unknown_and_can_be_repeated()
         assert_eq!(bind.apply(&bind.target(), &drained_pay()).await, Outcome::Applied);
         assert_eq!(bind.observe(&[]).await.unwrap().serial, serial);
     }
+}
+
+#[tokio::test]
+async fn both_families_change_in_one_message_over_ipv6() {
+    let bind = Bind::primary().await;
+    let target = target(&format!("[::1]:{}", bind.port), "handover-key", "tsig");
+    let aaaa = |name: &str| RecordKey { rtype: RecordType::Aaaa, ..a(name) };
+    let both = change([
+        (pay(), all_of_pay(), Some(set(30, &["10.20.0.80"]))),
+        (aaaa("pay"), None, Some(set(30, &["fd00:10:20::80", "fd00:10:20::81"]))),
+        (aaaa("www"), None, Some(set(60, &["2001:db8::1"]))),
+    ]);
+    assert_eq!(bind.apply(&target, &both).await, Outcome::Applied);
+    let facts = observe(&bind.provider(), &target, &[pay(), aaaa("pay"), aaaa("www")]).await.unwrap();
+    assert_eq!(facts.serial, 2, "one message");
+    assert_eq!(facts.sets[&pay()], Some(set(30, &["10.20.0.80"])));
+    assert_eq!(facts.sets[&aaaa("pay")], Some(set(30, &["fd00:10:20::80", "fd00:10:20::81"])));
+    // The drain of the other family, and a stale assumption about it.
+    let stale = change([(aaaa("pay"), Some(set(30, &["fd00:10:20::80"])), None)]);
+    assert!(matches!(bind.apply(&target, &stale).await, Outcome::NotApplied(_)));
+    let fewer = Some(set(30, &["fd00:10:20::81"]));
+    let drain = change([(aaaa("pay"), Some(set(30, &["fd00:10:20::80", "fd00:10:20::81"])), fewer.clone())]);
+    assert_eq!(bind.apply(&target, &drain).await, Outcome::Applied);
+    // The same server by its other address.
+    assert_eq!(bind.observe(&[aaaa("pay")]).await.unwrap().sets[&aaaa("pay")], fewer);
+}
+
+#[tokio::test]
+async fn names_at_the_limits_of_dns_are_published() {
+    let bind = Bind::primary().await;
+    let key = a(LONG);
+    assert_eq!((key.name.len(), LONG.split('.').next().unwrap().len()), (253, 63));
+    let to = Some(set(30, &["10.20.0.80"]));
+    assert_eq!(bind.apply(&bind.target(), &change([(key.clone(), None, to.clone())])).await, Outcome::Applied);
+    assert_eq!(bind.observe(std::slice::from_ref(&key)).await.unwrap().sets[&key], to);
+    let too_long = bind.observe(&[a(&format!("d{LONG}"))]).await.unwrap_err();
+    assert!(too_long.contains("longer than"), "{too_long}");
+}
+
+/// What a program sees whose machine's clock is ten minutes ahead. (libfaketime cannot be used: it and BIND's allocator wait for each
+/// other.)
+const AHEAD: &str = r"
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *t) {
+  int result = syscall(SYS_clock_gettime, id, t);
+  if (result == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) t->tv_sec += 600;
+  return result;
+}
+";
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_told_before_anything_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("ahead.so").display().to_string();
+    write(folder.path(), "ahead.c", AHEAD);
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-o", &library]).arg(folder.path().join("ahead.c")).status();
+    assert!(built.expect("this test needs a C compiler, as Rust itself does").success());
+    let zone = |dir: &Path| {
+        write(dir, "zone.db", RECORDS);
+        format!("zone \"{ZONE}\" {{ type primary; file \"zone.db\"; allow-update {{ key handover-key; }}; }};")
+    };
+    let bind = Bind::run_by(&["env", &format!("LD_PRELOAD={library}"), "/usr/sbin/named"], zone).await;
+    let facts = bind.observe(&[pay()]).await.unwrap();
+    let rejected = facts.rejects_key.unwrap().to_string();
+    assert!(rejected.contains("s ahead of this machine's (BADTIME)"), "{rejected}");
+    assert!(rejected.contains("set the clocks of both machines by NTP"), "{rejected}");
+    let refused = refusal(bind.apply(&bind.target(), &drained_pay()).await);
+    assert!(refused.contains("(BADTIME)"), "{refused}");
+    assert_eq!(bind.observe(&[pay()]).await.unwrap().sets[&pay()], all_of_pay());
 }

@@ -1,23 +1,31 @@
 //! The file is edited, and what is live follows it.
 
+use std::path::Path;
+
+use handover::event::Event;
+use lab::Selection;
+
 use super::clients::{Clients, unharmed};
-use super::world::World;
+use super::world::{World, until};
 
 #[test]
 fn what_is_live_follows_the_edited_file() {
     let world = World::start();
     let clients = Clients::start(&world);
-    let file = world.edited(
-        "edited.yaml",
-        &[
-            (
-                "share: {west: 50%, east: 50%}               # of the requests",
-                "share: {west: 20%, east: 80%}  # of the requests",
-            ),
-            ("ttl: 2s", "ttl: 5s"),
-            ("primary: west                               # a facility", "primary: east  # a facility"),
-        ],
-    );
+    let with_share = |name: &str, share: &str| {
+        world.edited(
+            name,
+            &[
+                (
+                    "share: {west: 50%, east: 50%}               # of the requests",
+                    &format!("share: {share}  # of the requests"),
+                ),
+                ("ttl: 2s", "ttl: 5s"),
+                ("primary: west                               # a facility", "primary: east  # a facility"),
+            ],
+        )
+    };
+    let file = with_share("edited.yaml", "{west: 20%, east: 80%}");
     let plan = world.path("plan.yaml");
     let out = plan.to_string_lossy().into_owned();
     world.handover_on(&file, &["plan", "--detailed-exitcode", "--out", &out]).code(2).says(&[
@@ -26,6 +34,7 @@ fn what_is_live_follows_the_edited_file() {
         "east 80%",
         "accounts",
         "west-pg1 → east-pg1",
+        "DNS can only say present or absent",
     ]);
     let drain = world.plan(&file, "drain.yaml", &["--drain", "west"]);
     let status = world.handover_on(&file, &["status"]);
@@ -56,5 +65,40 @@ fn what_is_live_follows_the_edited_file() {
 
     clients.go_on();
     unharmed(&clients.end(&world));
+    restarted(&world, &with_share("shifted.yaml", "{west: 70%, east: 30%}"));
     world.end();
+}
+
+/// A proxy is restarted in the middle of a shift, without any traffic: it forgets its weights, gets them again, and the shift goes on,
+/// judged by probes. One that is restarted when nobody looks shows as a difference.
+fn restarted(world: &World, file: &Path) {
+    let restart = || {
+        let proxy = Selection::Target("west-lb2".to_owned());
+        world.lab.kill(&proxy).unwrap();
+        world.lab.start_servers(&proxy).unwrap();
+    };
+    let shifted = ["east-app1 43 0", "east-app2 43 0", "west-app1 100 0", "west-app2 100 0"];
+    let plan = world.plan(file, "shift.yaml", &[]);
+    let mut run = world.begin(file, &plan);
+    run.until_begun("gate.soak.50%");
+    restart();
+    let again = |text: &String| text.starts_with("west-lb2 was restarted") && text.ends_with("they were set again");
+    run.until("it is told", |event| matches!(event, Event::Warning { text } if again(text)));
+    run.end(0);
+    assert_eq!(world.weights("west-lb2", "orderform"), shifted, "{}", run.story());
+    let probed =
+        |event: &Event| matches!(event, Event::GateJudged { measured, .. } if measured.contains("probes answered"));
+    assert!(run.seen.iter().any(probed), "{}", run.story());
+    let reported = |event: &Event| matches!(event, Event::RunEnded { report, .. } if report.warnings.iter().any(again));
+    assert!(run.seen.iter().any(reported), "{}", run.story());
+    world.handover_on(file, &["plan", "--detailed-exitcode"]).code(0).says(&["Nothing to do"]);
+
+    restart();
+    until("the proxy answers", || world.handover_on(file, &["status"]).code == 10);
+    let plan = world.path("again.yaml");
+    let out = plan.to_string_lossy().into_owned();
+    let words = ["west-lb2", "orderform", "west 50%", "west 70%"];
+    world.handover_on(file, &["plan", "--detailed-exitcode", "--out", &out]).code(2).says(&words);
+    world.apply(file, &plan).code(0);
+    assert_eq!(world.weights("west-lb2", "orderform"), shifted);
 }

@@ -154,7 +154,6 @@ fn a_drain_that_is_disturbed_retreats_or_stops_and_can_be_finished() {
     world.unchanged(&back);
     until("the east is well again", || world.handover(&["status"]).code == 0);
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["Nothing to do"]);
-
     clients.go_on();
     clients.end(&world);
     world.end();

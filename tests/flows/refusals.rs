@@ -25,6 +25,7 @@ fn what_cannot_be_done_safely_is_refused_and_nothing_changes() {
     targets(&world);
     plans(&world);
     stale(&world);
+    saving(&world);
     world.unchanged(&before);
     assert!(!world.path("plans").exists(), "refused plans are not saved");
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["Nothing to do"]);
@@ -131,11 +132,21 @@ fn plans(world: &World) {
         fs::write(world.path(name), text).unwrap();
         world.apply(&plain, &world.path(name))
     };
-    changed("newer.yaml", &text.replacen("format: 1", "format: 2", 1)).code(65).says(&["newer handover", "upgrade"]);
-    changed("cut.yaml", &text[..text.len() / 2]).code(65).says(&["cut.yaml", "cut short or edited"]);
+    changed("newer.yaml", &text.replacen("format: 1", "format: 2", 1))
+        .code(65)
+        .says(&["it has format 2", "or newer, or make the plan again"]);
+    changed("cut.yaml", &text[..text.len() / 2]).code(65).says(&[
+        "cut.yaml",
+        "cut short",
+        "fetch the whole file again",
+    ]);
     changed("renamed.yaml", &text.replacen("id: gate.switchable.accounts", "id: gate.switchable.nothing", 1))
         .code(65)
-        .says(&["it was edited", "gate.switchable.accounts"]);
+        .says(&["it was edited since it was made", "handover plan"]);
+    // Still a plan, and not the one that was reviewed.
+    changed("longer.yaml", &text.replacen("expires: 2", "expires: 3", 1))
+        .code(65)
+        .says(&["it was edited since it was made"]);
     changed("empty.yaml", "").code(65);
     world.apply(&plain, Path::new("no-such-plan.yaml")).code(65).says(&["cannot read the plan no-such-plan.yaml"]);
 
@@ -155,6 +166,32 @@ fn plans(world: &World) {
     let closed = world.edited("closed.yaml", &[("windows: []", &window)]);
     let outside = world.plan(&closed, "outside.yaml", &["--drain", "west"]);
     world.apply(&closed, &outside).code(3).says(&["no maintenance window", "the next one opens at"]);
+}
+
+/// Plans that cannot be saved: nothing is overwritten, and no part of one is left.
+fn saving(world: &World) {
+    let plan = world.path("fine.yaml");
+    let before = fs::read_to_string(&plan).unwrap();
+    let path = plan.to_string_lossy();
+    world.handover(&["plan", "--drain", "west", "--out", &path]).code(1).says(&[
+        "fine.yaml",
+        "never overwritten",
+        "--out",
+    ]);
+    assert_eq!(fs::read_to_string(&plan).unwrap(), before);
+    let json = ["plan", "--drain", "west", "--out", &path, "--format", "json"];
+    let answer: serde_json::Value = serde_json::from_str(&world.handover(&json).code(1).out).unwrap();
+    assert_eq!((&answer["result"], &answer["exit_code"]), (&"error".into(), &1.into()), "{answer}");
+
+    let mounted = |options: &str| {
+        world.script(&format!(
+            "unshare --mount --propagation private sh -c 'mkdir -p place && mount -t tmpfs -o {options} tmpfs place || exit 99
+             \"$HANDOVER\" plan --drain west --out place/deeper/plan.yaml; code=$?; find place -type f; exit $code'"
+        ))
+    };
+    let full = mounted("size=16k").code(1).says(&["place/deeper/plan.yaml: No space left", "free some space", "--out"]);
+    assert!(!full.out.contains("place/"), "something was left behind: {}", full.out);
+    mounted("ro").code(1).says(&["place/deeper/plan.yaml: Read-only file system", "nothing was changed", "--out"]);
 }
 
 /// Plans about a world that is no more.

@@ -183,6 +183,15 @@ impl World {
         Running { child, events, seen: Vec::new(), times: Vec::new(), errors: Some(errors) }
     }
 
+    /// Runs a script in the operator's place and folder, with `$HANDOVER` as the program.
+    pub fn script(&self, script: &str) -> Answer {
+        let mut command = self.lab.command("sh").unwrap();
+        command.args(["-c", script]).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env("HANDOVER_TOPOLOGY", self.topology()).env("HANDOVER_STATE_DIR", self.path("state"));
+        command.env("HANDOVER", env!("CARGO_BIN_EXE_handover"));
+        run(command)
+    }
+
     /// Runs a line of shell in a place; it must succeed.
     #[track_caller]
     pub fn shell(&self, place: &str, line: &str) -> String {

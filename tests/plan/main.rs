@@ -3,13 +3,16 @@
 //! The properties are those of `docs/safety.md`: at every prefix of every plan, in every order that its needs allow, users are served,
 //! no name is empty, no database has two primaries, and no client is led elsewhere; after the last step there is nothing left to do.
 
+mod edge_and_dns;
 mod intents;
+mod members;
 mod powered;
 mod world;
 
 use std::collections::BTreeSet;
 
 use handover::model::{Action, FacilityName, FromTo, RecordKey, RecordType, TargetId};
+use handover::plan::document::{self, DocumentError};
 use handover::plan::{HoldKind, Intent, Plan, Planned, Step, StepId, Undo, Work, make, stale};
 use proptest::prelude::*;
 use world::World;
@@ -218,11 +221,50 @@ fn a_plan_is_stale_as_soon_as_one_of_its_facts_has_changed() {
 #[test]
 fn an_edited_plan_is_not_read() {
     let text = plan(&World::healthy(EXAMPLE), &intent(&["west"], &[], false), &[]).to_yaml().unwrap();
-    for (from, to) in [("format: 1", "format: 2"), ("stage: 0", "stage: 99"), ("- gate.soak.10%", "- gate.soak.11%")] {
+    let read = |text: &str| Plan::from_yaml(text).unwrap_err();
+    // All but the last of these would be plans, other ones than the reviewed.
+    for (from, to) in [
+        ("expires: 2026", "expires: 2027"),
+        ("-> drain 0", "-> ready 0"),
+        ("title: ", "title:  "),
+        ("\nid: ", "\n# approved\nid: "),
+        ("\nid: ", "\nid:\t["),
+    ] {
         assert!(text.contains(from), "{from}");
-        assert!(Plan::from_yaml(&text.replacen(from, to, 1)).is_err(), "{to}");
+        let error = read(&text.replacen(from, to, 1));
+        assert!(matches!(error, DocumentError::Edited), "{to}: {error}");
     }
-    assert!(Plan::from_yaml(&text[..text.len() / 2]).is_err());
+    assert!(read(&text.replacen("expires: 2026", "expires: 2027", 1)).to_string().contains("handover plan"));
+    // A seal that was made anew does not help against contradictions.
+    for (from, to) in [("stage: 0", "stage: 99"), ("- gate.soak.10%", "- gate.soak.11%")] {
+        let (body, _) = text.rsplit_once("seal: ").unwrap();
+        let body = body.replacen(from, to, 1);
+        let error = read(&format!("{body}seal: {}\n", document::digest(body.as_bytes())));
+        assert!(matches!(error, DocumentError::Inconsistent(_)), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_plan_that_was_cut_short_is_not_read() {
+    let text = plan(&World::healthy(EXAMPLE), &intent(&["west"], &[], false), &[]).to_yaml().unwrap();
+    for end in (100..text.len()).step_by(997).chain([text.len() - 1, text.len() - 2, text.len() - 40]) {
+        let Some(cut) = text.get(..end) else { continue };
+        let error = Plan::from_yaml(cut).unwrap_err();
+        let cut_in_seal = end > text.len() - 70;
+        assert!(matches!(error, DocumentError::CutShort) || cut_in_seal, "{end} of {}: {error}", text.len());
+    }
+    assert!(matches!(Plan::from_yaml("name: shop\n").unwrap_err(), DocumentError::Malformed(_)));
+    assert!(matches!(Plan::from_yaml("").unwrap_err(), DocumentError::Malformed(_)));
+}
+
+#[test]
+fn a_plan_of_a_newer_version_says_which_one_is_needed() {
+    let text = plan(&World::healthy(EXAMPLE), &intent(&["west"], &[], false), &[]).to_yaml().unwrap();
+    let version = format!("version: {}", env!("CARGO_PKG_VERSION"));
+    assert!(text.contains(&version));
+    let newer = text.replacen("format: 1", "format: 2", 1).replacen(&version, "version: 7.1.0", 1);
+    let told = Plan::from_yaml(&newer).unwrap_err().to_string();
+    assert!(told.contains("made by handover 7.1.0") && told.contains("formats up to 1"), "{told}");
 }
 
 #[test]

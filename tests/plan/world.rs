@@ -9,7 +9,7 @@ use handover::model::*;
 use handover::plan::{self, Assumption};
 use handover::topology::Topology;
 
-use healthy::{read, replica};
+use healthy::{read, replica, slot};
 
 /// A topology and what would be observed of it.
 pub struct World {
@@ -17,6 +17,10 @@ pub struct World {
     pub live: Live,
     /// What was known of targets whose servers are stopped.
     off: BTreeMap<TargetId, Observed<Facts>>,
+    /// Whom members were told to follow once they can.
+    pub told: BTreeMap<TargetId, String>,
+    /// Replicas that a fence has cut off.
+    cut: BTreeMap<TargetId, Vec<ReplicaFacts>>,
 }
 
 impl World {
@@ -26,12 +30,45 @@ impl World {
         let mut live = healthy::live(&topology);
         let running = || Observed::Known { value: Facts::Job(JobFacts { running: true }), took: Default::default() };
         live.extend(topology.units.keys().map(|unit| (unit.clone(), running())));
-        Self { topology, live, off: BTreeMap::new() }
+        Self { topology, live, off: BTreeMap::new(), told: BTreeMap::new(), cut: BTreeMap::new() }
+    }
+
+    /// Replicas receive from others than the primary, and commits wait for other names.
+    pub fn arrange(&mut self, database: &str, upstreams: &BTreeMap<String, String>, names: &str) {
+        let id = |name: &str| TargetId::member(&DatabaseName::new(database), name);
+        for (name, upstream) in upstreams {
+            for other in self.members_of(&id(name)) {
+                self.member(&other).replicas.retain(|replica| replica.name != *name);
+                self.member(&other).slots.retain(|slot| slot.name != *name);
+            }
+            let address = self.address_of(&id(upstream));
+            self.member(&id(name)).receives_from = Some(address);
+            let facts = self.member(&id(upstream));
+            facts.replicas.push(replica(name, false));
+            facts.slots.push(slot(name));
+        }
+        for other in self.members_of(&id(upstreams.keys().next().map_or("", String::as_str))) {
+            let facts = self.member(&other);
+            if facts.role == Role::Primary {
+                facts.synchronous_names = names.to_owned();
+            }
+        }
+    }
+
+    /// What a member said, to be changed.
+    pub fn change_member(&mut self, database: &str, name: &str, change: impl FnOnce(&mut MemberFacts)) {
+        change(self.member(&TargetId::member(&DatabaseName::new(database), name)));
+    }
+
+    /// What a member said.
+    pub fn seen(&self, database: &str, name: &str) -> &MemberFacts {
+        let id = TargetId::member(&DatabaseName::new(database), name);
+        self.live[&id].known().and_then(Facts::member).unwrap()
     }
 
     /// The same world under another topology file.
     pub fn with_topology(self, text: &str) -> Self {
-        Self { topology: read(text), live: self.live, off: self.off }
+        Self { topology: read(text), ..self }
     }
 
     fn facts(&mut self, id: &TargetId) -> &mut Facts {
@@ -107,24 +144,35 @@ impl World {
                 let facts = self.member(id);
                 assert_eq!(facts.role, Role::Primary);
                 facts.role = Role::Fenced;
+                let cut = std::mem::take(&mut facts.replicas);
+                self.receive(id, &cut, None);
+                self.cut.insert(id.clone(), cut);
             }
-            Action::Unfence { .. } => self.member(id).role = Role::Primary,
+            Action::Unfence { .. } => {
+                let (cut, address) = (self.cut.remove(id).unwrap(), self.address_of(id));
+                self.receive(id, &cut, Some(&address));
+                let facts = self.member(id);
+                (facts.role, facts.replicas) = (Role::Primary, cut);
+            }
             Action::Promote { lineage } => {
                 let facts = self.member(id);
                 assert_eq!((facts.role, &facts.lineage), (Role::Replica, lineage));
                 facts.role = Role::Primary;
                 facts.receives_from = None;
                 facts.lineage.timeline += 1;
-                facts.replicas.clear();
+                self.timeline_goes_on(id);
             }
             Action::Rejoin { primary } => {
-                let lineage = self.member(&primary.member).lineage.clone();
+                assert!(self.has_slot(&primary.member, id.name()), "no slot for {id} at {}", primary.member);
+                for other in self.members_of(id) {
+                    self.member(&other).replicas.retain(|replica| replica.name != id.name());
+                }
                 let facts = self.member(id);
-                (facts.role, facts.lineage) = (Role::Replica, lineage);
+                facts.role = Role::Replica;
                 facts.receives_from = Some(primary.address.clone());
-                facts.replicas.clear();
                 let replica = replica(id.name(), false);
                 self.member(&primary.member).replicas.push(replica);
+                self.timeline_goes_on(&primary.member);
             }
             Action::Stop | Action::Start if self.topology.units.contains_key(id) => {
                 let run = *action == Action::Start;
@@ -150,16 +198,86 @@ impl World {
                 facts.settings.insert(format!("native:{verb}"), "done".to_owned());
                 facts.settings.insert(format!("native:{other}"), "undone".to_owned());
             }
+            Action::Native { verb, .. } if verb == SAVE_STATE => {
+                let Facts::Proxy(facts) = self.facts(id) else { panic!("{id} is no proxy") };
+                facts.saved = Saved::Yes;
+            }
             Action::Native { verb, args } => {
                 let undone = verb.strip_prefix("un");
                 let state = if undone.is_some() { "undone" } else { "done" };
                 let facts = self.member(id);
                 facts.settings.insert(format!("native:{}", undone.unwrap_or(verb)), state.to_owned());
-                if verb == "finish_promotion" {
-                    facts.synchronous_names = args["synchronous"].concat();
-                    let synchronous = !facts.synchronous_names.is_empty();
-                    facts.replicas.iter_mut().for_each(|replica| replica.synchronous = synchronous);
+                match verb.as_str() {
+                    "finish_promotion" | "prepare_promotion" | "set_synchronous" => {
+                        facts.synchronous_names = args["synchronous"].concat();
+                    }
+                    "unprepare_promotion" | "unset_synchronous" => {
+                        facts.synchronous_names = args["synchronous_before"].concat();
+                    }
+                    _ => {}
                 }
+                let synchronous = !facts.synchronous_names.is_empty();
+                facts.replicas.iter_mut().for_each(|replica| replica.synchronous = synchronous);
+                let named = |key: &str| args.get(key).cloned().unwrap_or_default();
+                match verb.as_str() {
+                    "prepare_promotion" | "make_slots" => {
+                        for name in named("followers") {
+                            if !facts.slots.iter().any(|slot| slot.name == name) {
+                                facts.slots.push(slot(&name));
+                            }
+                        }
+                    }
+                    "unprepare_promotion" | "unmake_slots" | "finish_demotion" => {
+                        let of = if verb == "finish_demotion" { "stale" } else { "followers" };
+                        let gone: Vec<String> =
+                            named(of).into_iter().filter(|name| !named("kept").contains(name)).collect();
+                        facts.slots.retain(|slot| !gone.contains(&slot.name));
+                    }
+                    "follow_later" => {
+                        let (to, address) = (named("primary")[0].clone(), named("primary")[1].clone());
+                        let to = TargetId::member(&DatabaseName::new(id.scope().unwrap()), &to);
+                        assert!(self.has_slot(&to, id.name()), "no slot for {id} at {to}");
+                        for other in self.members_of(id) {
+                            self.member(&other).replicas.retain(|replica| replica.name != id.name());
+                        }
+                        self.member(id).receives_from = None;
+                        self.told.insert(id.clone(), address);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn members_of(&self, id: &TargetId) -> Vec<TargetId> {
+        let database = &self.topology.databases[id.scope().unwrap()];
+        database.members.values().map(|member| member.target.id.clone()).collect()
+    }
+
+    /// Replicas of a member begin or cease to receive.
+    fn receive(&mut self, id: &TargetId, replicas: &[ReplicaFacts], from: Option<&String>) {
+        let database = DatabaseName::new(id.scope().unwrap());
+        for replica in replicas {
+            self.member(&TargetId::member(&database, &replica.name)).receives_from = from.cloned();
+        }
+    }
+
+    fn address_of(&self, id: &TargetId) -> String {
+        self.topology.databases[id.scope().unwrap()].members[id.name()].target.address.clone()
+    }
+
+    fn has_slot(&mut self, at: &TargetId, name: &str) -> bool {
+        self.member(at).slots.iter().any(|slot| slot.name == name)
+    }
+
+    /// Replicas take the timeline over from whom they receive.
+    fn timeline_goes_on(&mut self, id: &TargetId) {
+        let (lineage, address) = (self.member(id).lineage.clone(), self.address_of(id));
+        for other in self.members_of(id) {
+            let facts = self.member(&other);
+            if facts.receives_from.as_ref() == Some(&address) && !facts.replay_paused {
+                facts.lineage = lineage.clone();
+                self.timeline_goes_on(&other);
             }
         }
     }
@@ -193,8 +311,31 @@ impl World {
 
     fn transfer_tree(&self, zone: &ZoneName, root: &str) -> Vec<TargetId> {
         let servers = &self.topology.zones[zone].servers;
-        let follows = |name: &&String| *name == root || servers[*name].transfers_from.as_deref() == Some(root);
-        servers.keys().filter(follows).map(|name| servers[name].target.id.clone()).collect()
+        let mut tree = vec![root.to_owned()];
+        while let Some(next) = servers.iter().find(|(name, server)| {
+            !tree.contains(name) && server.transfers_from.as_ref().is_some_and(|source| tree.contains(source))
+        }) {
+            tree.push(next.0.clone());
+        }
+        tree.iter().map(|name| servers[name].target.id.clone()).collect()
+    }
+
+    /// A target does not answer any more.
+    pub fn silence(&mut self, id: &TargetId) {
+        let why = Unreachable::new("no answer within 2s", "test");
+        self.live.insert(id.clone(), Observed::Unreachable(why));
+    }
+
+    /// A record set at one server only.
+    pub fn publish(&mut self, server: &TargetId, key: &RecordKey, set: Option<RecordSet>) {
+        let Facts::NameServer(facts) = self.facts(server) else { panic!("{server} is no name server") };
+        facts.sets.insert(key.clone(), set);
+    }
+
+    /// What a proxy would find after a reload.
+    pub fn saved(&mut self, proxy: &TargetId, saved: Saved) {
+        let Facts::Proxy(facts) = self.facts(proxy) else { panic!("{proxy} is no proxy") };
+        facts.saved = saved;
     }
 
     /// Does what a plan's steps would do, without looking at the invariants, which were broken before it.
@@ -262,6 +403,9 @@ impl World {
             if primaries.len() > 1 {
                 return Err(format!("{} has {} primaries", database.name, primaries.len()));
             }
+            if let [primary] = primaries.as_slice() {
+                self.commits_go_on(database, primary)?;
+            }
             let Route::PoolerDatabase(entry) = &database.route else { continue };
             for pooler in database.poolers.iter().map(|name| &self.topology.poolers[name]) {
                 let Some(facts) = self.live[&pooler.target.id].known().and_then(Facts::pooler) else { continue };
@@ -270,6 +414,25 @@ impl World {
                     return Err(format!("{} leads clients of {entry} to {}", pooler.target.id, pool.route));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A commit that waits for more replicas than there are never ends.
+    fn commits_go_on(&self, database: &Database, primary: &Member) -> Result<(), String> {
+        let facts = self.live[&primary.target.id].known().and_then(Facts::member).unwrap();
+        let lineage = facts.lineage.clone();
+        let there = |replica: &&ReplicaFacts| {
+            let member = &database.members[&replica.name];
+            let facts = self.live[&member.target.id].known().and_then(Facts::member).unwrap();
+            // One that does not replay confirms all the same, until there is another timeline.
+            facts.receives_from.as_ref() == Some(&primary.target.address) && facts.lineage == lineage
+        };
+        let there = facts.replicas.iter().filter(there).map(|replica| replica.name.clone()).collect();
+        let names = &facts.synchronous_names;
+        let (demand, there) = (plan::synchronous::demand(names), plan::synchronous::counting(names, &there));
+        if there < demand {
+            return Err(format!("commits at {} hang: {there} of {demand} for {names}", primary.target.id));
         }
         Ok(())
     }
@@ -288,7 +451,11 @@ impl World {
                     let servers = facts.backends.values().flatten().flat_map(|backend| &backend.servers);
                     format!("{id} {:?}\n", servers.map(|(name, server)| (name, server.setting)).collect::<Vec<_>>())
                 }
-                Facts::Member(facts) => format!("{id} {} {}\n", facts.role, facts.lineage),
+                Facts::Member(facts) => {
+                    let slots: BTreeSet<&str> = facts.slots.iter().map(|slot| slot.name.as_str()).collect();
+                    let (from, names) = (&facts.receives_from, &facts.synchronous_names);
+                    format!("{id} {} {} from {from:?}, {slots:?}, {names}\n", facts.role, facts.lineage)
+                }
                 Facts::Pooler(facts) => format!("{id} {:?}\n", facts.databases),
                 Facts::Job(facts) => format!("{id} {facts:?}\n"),
                 Facts::Server(_) => String::new(),

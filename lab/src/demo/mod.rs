@@ -4,9 +4,11 @@
 
 mod clients;
 mod run;
+pub mod soak;
 mod view;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ pub use self::run::run;
 use self::clients::{Checked, Clients, check};
 use crate::app::Endpoint;
 use crate::load::{DatabaseReport, Report};
+use crate::servers::{APP, APP_PASSWORD};
 
 /// How long the first requests and writes may take to arrive.
 const FIRST_REQUESTS: Duration = Duration::from_secs(30);
@@ -86,6 +89,24 @@ pub struct Script {
 }
 
 impl Script {
+    /// Before the topology is known: nobody plays yet.
+    ///
+    /// # Errors
+    /// If this program cannot be found.
+    pub fn beginning(handover: PathBuf, facility: String, folder: PathBuf) -> Result<Self> {
+        Ok(Self {
+            handover,
+            lab: std::env::current_exe().context("cannot find this program")?,
+            facility,
+            folder,
+            services: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            members: Vec::new(),
+            user: APP.to_owned(),
+            password_file: APP_PASSWORD.into(),
+        })
+    }
+
     /// Services, writers and members as the topology says; each database is written to by a service that has few others.
     ///
     /// # Errors
@@ -179,7 +200,7 @@ impl Outcome {
 pub async fn perform(stage: &dyn Stage, script: &Script) -> Result<Outcome> {
     clear(&script.folder).await?;
     let mut clients = Clients::start(stage, script)?;
-    let mut play = Play { stage, script, drain_s: None, restore_s: None, problems: Vec::new() };
+    let mut play = Play::new(stage, script);
     if let Err(error) = play.story(&mut clients).await {
         println!("\n{error:#}");
         play.problems.push(format!("{error:#}"));
@@ -212,9 +233,21 @@ struct Play<'a> {
     drain_s: Option<f64>,
     restore_s: Option<f64>,
     problems: Vec<String>,
+    /// Where the commands' output goes, if not to the terminal.
+    log: Option<std::fs::File>,
 }
 
-impl Play<'_> {
+/// True once every client has been served a while.
+fn everybody(report: &Report) -> bool {
+    let reads = report.services.values().all(|service| service.requests - service.failed >= 50);
+    reads && report.databases.values().all(|database| database.writes >= 20)
+}
+
+impl<'a> Play<'a> {
+    fn new(stage: &'a dyn Stage, script: &'a Script) -> Self {
+        Self { stage, script, drain_s: None, restore_s: None, problems: Vec::new(), log: None }
+    }
+
     async fn story(&mut self, clients: &mut Clients) -> Result<()> {
         let facility = &self.script.facility;
         let (drain, restore) = (self.plan_file("drain.yaml"), self.plan_file("restore.yaml"));
@@ -224,10 +257,6 @@ impl Play<'_> {
             names(&self.script.services),
             names(&self.script.writers)
         ));
-        let everybody = |report: &Report| {
-            let reads = report.services.values().all(|service| service.requests - service.failed >= 50);
-            reads && report.databases.values().all(|database| database.writes >= 20)
-        };
         let first = clients.until("every client is served", FIRST_REQUESTS, everybody);
         println!("Clients so far: {}", view::so_far(&first.await?));
 
@@ -291,8 +320,14 @@ impl Play<'_> {
     }
 
     async fn command(&self, arguments: &[&str]) -> Result<ExitStatus> {
-        println!("$ handover {}", arguments.join(" "));
         let mut command = self.stage.command(&self.script.handover)?;
+        match &self.log {
+            None => println!("$ handover {}", arguments.join(" ")),
+            Some(log) => {
+                writeln!(&*log, "\n$ handover {}", arguments.join(" "))?;
+                command.stdout(log.try_clone()?).stderr(log.try_clone()?);
+            }
+        }
         command.args(arguments).arg("--topology").arg(self.stage.topology_path());
         command.arg("--state-dir").arg(self.script.folder.join("state"));
         let mut child = command

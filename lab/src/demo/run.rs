@@ -1,6 +1,5 @@
 //! `lab demo`: the story on a lab of its own, which is gone afterwards whatever happened.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,7 +9,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use super::{Args, Outcome, Script, Stage, perform, scene};
-use crate::servers::{APP, APP_PASSWORD};
 use crate::{Lab, Options};
 
 impl Stage for Lab {
@@ -30,9 +28,7 @@ impl Stage for Lab {
 pub async fn run(args: Args) -> Result<()> {
     // From here on signals end the story, not this program: the lab is taken down in any case.
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let own = std::env::current_exe().context("cannot find this program")?;
-    let handover = args.handover.clone().unwrap_or_else(|| own.with_file_name("handover"));
-    ensure!(handover.is_file(), "{} is not there: cargo build", handover.display());
+    let handover = beside(args.handover.as_deref())?;
 
     scene("A lab: every server of the topology, for real, in network namespaces of its own");
     let started = Instant::now();
@@ -43,7 +39,7 @@ pub async fn run(args: Args) -> Result<()> {
         biased;
         _ = term.recv() => Err(anyhow::anyhow!("interrupted")),
         _ = int.recv() => Err(anyhow::anyhow!("interrupted")),
-        outcome = story(&lab, &args, own, handover, started, delay) => outcome,
+        outcome = story(&lab, &args, handover, started, delay) => outcome,
     };
     spawn_blocking(move || lab.down()).await??;
     let problems = outcome?.problems.len();
@@ -51,30 +47,21 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn story(
-    lab: &Lab,
-    args: &Args,
-    own: PathBuf,
-    handover: PathBuf,
-    started: Instant,
-    delay: u128,
-) -> Result<Outcome> {
+/// The program `handover`: the one that is named, or the one beside this program.
+pub(super) fn beside(named: Option<&Path>) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let handover = named.map_or_else(|| own.with_file_name("handover"), Path::to_owned);
+    ensure!(handover.is_file(), "{} is not there: cargo build", handover.display());
+    Ok(handover.canonicalize()?)
+}
+
+async fn story(lab: &Lab, args: &Args, handover: PathBuf, started: Instant, delay: u128) -> Result<Outcome> {
     let servers = lab.status()?.servers.len();
     let took = started.elapsed().as_secs_f64();
     println!(
         "{servers} servers are ready after {took:.1} s, {delay} ms between facilities; TTLs and soaks are shortened."
     );
     let topology = crate::topology::read(&lab.directory().join("topology.yaml"))?;
-    let script = Script {
-        handover: handover.canonicalize()?,
-        lab: own,
-        facility: args.facility.clone(),
-        folder: args.folder.clone(),
-        services: BTreeMap::new(),
-        writers: BTreeMap::new(),
-        members: Vec::new(),
-        user: APP.to_owned(),
-        password_file: APP_PASSWORD.into(),
-    };
+    let script = Script::beginning(handover, args.facility.clone(), args.folder.clone())?;
     perform(lab, &script.cast(&topology)?).await
 }

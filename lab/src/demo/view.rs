@@ -96,7 +96,7 @@ pub(super) fn table(report: &Report, primaries: &BTreeMap<String, String>) -> St
 }
 
 /// Columns as wide as they must be: the first and the last to the left, numbers to the right.
-fn columns(text: &mut String, heads: &[&str], rows: Vec<Vec<String>>) {
+pub(super) fn columns(text: &mut String, heads: &[&str], rows: Vec<Vec<String>>) {
     let widths: Vec<usize> = (0..heads.len())
         .map(|column| {
             rows.iter().map(|row| row[column].chars().count()).chain([heads[column].len()]).max().unwrap_or(0)

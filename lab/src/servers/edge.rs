@@ -23,6 +23,10 @@ fn haproxy(site: &Site<'_>, name: &str, proxy: &Proxy) -> Result<Server> {
         (_, Some(path)) => format!("{path} mode 660"),
         _ => bail!("{name}: `{control}` is neither tcp://IP:PORT nor unix:/PATH"),
     };
+    let (saved, load) = match proxy.target.settings.text("state_file") {
+        Some(path) => (format!("    server-state-file {path}\n"), "    load-server-state-from-file global\n"),
+        None => (String::new(), ""),
+    };
     let interval = if site.fast { "500ms" } else { "1s" };
     let known: Vec<&str> =
         site.topology.services.values().flat_map(|service| service.hostnames.keys()).map(String::as_str).collect();
@@ -36,8 +40,8 @@ fn haproxy(site: &Site<'_>, name: &str, proxy: &Proxy) -> Result<Server> {
     group haproxy
     stats socket {stats} level admin
     stats timeout 1m
-defaults
-    mode http
+{saved}defaults
+{load}    mode http
     log global
     option dontlognull
     option redispatch

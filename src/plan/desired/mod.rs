@@ -134,8 +134,12 @@ fn record_keys(service: &Service) -> impl Iterator<Item = (RecordKey, &ZoneName)
     })
 }
 
-/// Facilities that serve users when all is well.
+/// Facilities that serve users when all is well; in a file of databases alone, those that hold one.
 fn users_facilities(topology: &Topology) -> BTreeSet<FacilityName> {
+    if topology.services.is_empty() {
+        let members = topology.databases.values().flat_map(|database| database.members.values());
+        return members.map(|member| member.target.facility.clone()).collect();
+    }
     topology.services.values().flat_map(|service| service.share.keys().cloned()).collect()
 }
 

@@ -1,10 +1,12 @@
 //! Databases and the jobs that write to them, and repairs of routes and replication.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Order, union};
-use crate::model::{Action, Condition, Span, TargetId};
+use crate::model::text::same_member;
+use crate::model::{Action, Condition, Database, DatabaseName, Job, JobName, Span, TargetId};
 use crate::plan::build::{After, step};
+use crate::plan::diff::FollowChange;
 use crate::plan::step::{Step, Work};
 use crate::plan::{live, switchover};
 
@@ -21,48 +23,66 @@ impl Order<'_> {
                 runs && (unwanted || job.writes_to.iter().any(|database| moved.contains(database)))
             })
             .collect();
-        let mut needs = needs.clone();
+        // What each database waits for, and what is there once it has moved: a job that hangs holds up its own databases only.
+        let mut stopped: BTreeMap<&DatabaseName, After> = BTreeMap::new();
+        let mut switched = needs.clone();
         if !stopping.is_empty() {
             let stage = self.builder.stage("Jobs: stopped before their databases move", Vec::new());
-            let mut done = After::new();
             for job in &stopping {
-                done.insert(self.builder.push(job_step(stage, &job.target.id, false).needs(&needs)));
+                let stop = self.builder.push(job_step(stage, &job.target.id, false).needs(needs));
+                for database in &job.writes_to {
+                    stopped.entry(database).or_default().insert(stop.clone());
+                }
+                switched.insert(stop);
             }
-            needs = done;
         }
-        let mut switched = needs.clone();
+        let mut moves: BTreeMap<&DatabaseName, After> = BTreeMap::new();
         let mut ends: Vec<After> = Vec::new();
         let mut alone = switchover::Alone::new();
         let at_once = usize::try_from(self.topology.policy.parallel_switchovers.max(1)).unwrap_or(1);
         for (index, change) in self.changes.primaries.iter().enumerate() {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            let needs = stopped.get(&change.database).unwrap_or(needs);
             let needs = match index.checked_sub(at_once).and_then(|earlier| ends.get(earlier)) {
-                Some(earlier) => union(&needs, earlier),
+                Some(earlier) => union(needs, earlier),
                 None => needs.clone(),
             };
             let end =
                 switchover::add(&mut self.builder, self.topology, database, change, self.live, &needs, &mut alone);
             switched.extend(end.iter().cloned());
+            moves.insert(&change.database, end.clone());
             ends.push(end);
         }
-        self.repair_routes(&needs, &mut switched);
-        self.repair_replication(&needs, &mut switched);
-        let starting: Vec<TargetId> = self
+        let mut repaired = After::new();
+        self.repair_routes(needs, &mut repaired);
+        self.repair_replication(needs, &mut repaired);
+        let repaired = self.join("databases.repaired", repaired);
+        let stopping: BTreeSet<&JobName> = stopping.iter().map(|job| &job.name).collect();
+        let resting: BTreeSet<&JobName> =
+            self.changes.jobs.iter().filter(|change| change.run).map(|change| &change.job).collect();
+        let starting: Vec<&Job> = self
             .topology
             .jobs
             .values()
             .filter(|job| {
-                self.desired.jobs.get(&job.name) == Some(&true)
-                    && (stopping.iter().any(|stopped| stopped.name == job.name)
-                        || self.changes.jobs.iter().any(|change| change.job == job.name && change.run))
+                let wanted = self.desired.jobs.get(&job.name) == Some(&true);
+                wanted && (stopping.contains(&job.name) || resting.contains(&job.name))
             })
-            .map(|job| job.target.id.clone())
             .collect();
         if starting.is_empty() {
-            return switched;
+            return union(&switched, &repaired);
         }
         let stage = self.builder.stage("Jobs: started", Vec::new());
-        starting.iter().map(|target| self.builder.push(job_step(stage, target, true).needs(&switched))).collect()
+        let mut started = After::new();
+        for job in starting {
+            let own = job.writes_to.iter().filter_map(|database| moves.get(database)).flatten().cloned();
+            let mut ready: After = repaired.iter().cloned().chain(own).collect();
+            if ready.is_empty() {
+                ready.clone_from(needs);
+            }
+            started.insert(self.builder.push(job_step(stage, &job.target.id, true).needs(&ready)));
+        }
+        &(&switched | &repaired) | &started
     }
 
     fn repair_routes(&mut self, needs: &After, done: &mut After) {
@@ -99,13 +119,45 @@ impl Order<'_> {
     fn repair_replication(&mut self, needs: &After, done: &mut After) {
         for change in &self.changes.follows {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
-            let title = format!("Database {}: redundancy back at {}", change.database, change.primary.member.name());
+            let primary = &change.primary;
+            let title = format!("Database {}: redundancy back at {}", change.database, primary.member.name());
             let stage = self.builder.stage(title, vec!["clients notice nothing".to_owned()]);
-            let members: Vec<&TargetId> = change.members.iter().collect();
-            let names = change.synchronous.to.clone();
-            let builder = &mut self.builder;
-            done.extend(switchover::follow(builder, stage, database, &change.primary, &members, names, needs));
+            let others =
+                || database.members.values().map(|member| &member.target.id).filter(|id| **id != primary.member);
+            let receives = |id: &TargetId, from: &str| {
+                live::member(self.live, id).is_some_and(|facts| facts.receives_from.as_deref() == Some(from))
+            };
+            let follows = |id: &&TargetId| change.members.contains(*id) || receives(id, &primary.address);
+            // Slots of those that receive from a member stay there.
+            let stale = |id: &TargetId| {
+                let address = database.members.get(id.name()).map(|member| member.target.address.as_str());
+                let left = |other: &&TargetId| !address.is_some_and(|address| receives(other, address));
+                others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
+            };
+            let follow = switchover::Follow {
+                database,
+                primary,
+                rejoin: change.members.iter().collect(),
+                replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
+                keeping: Vec::new(),
+                stale: change.members.iter().map(|id| (id.clone(), stale(id))).collect(),
+                synchronous: change.synchronous.to.clone(),
+            };
+            let slots = self.repair_slots(stage, database, change, needs);
+            done.extend(follow.add(&mut self.builder, stage, &slots));
         }
+    }
+
+    /// A member that shall follow needs a slot at its primary: without it, its receiver is refused.
+    fn repair_slots(&mut self, stage: usize, database: &Database, change: &FollowChange, needs: &After) -> After {
+        let primary = &change.primary.member;
+        let Some(facts) = live::member(self.live, primary) else { return needs.clone() };
+        let has_slot = |id: &&TargetId| facts.slots.iter().any(|slot| same_member(&slot.name, id.name()));
+        let missing: Vec<&TargetId> = change.members.iter().filter(|id| !has_slot(id)).collect();
+        if missing.is_empty() {
+            return needs.clone();
+        }
+        After::from([self.builder.push(switchover::slots(database, stage, primary, &missing).needs(needs))])
     }
 }
 

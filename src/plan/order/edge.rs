@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Backends, Order, ServersByProxy};
 use crate::model::{
-    Action, Admission, Condition, DrainThen, FacilityName, ForeignName, FromTo, Percent, ServerSetting, ServiceName,
-    Span, TargetId,
+    Action, Admission, Condition, DrainThen, FacilityName, ForeignName, FromTo, Percent, SAVE_STATE, ServerSetting,
+    ServiceName, Span, TargetId,
 };
 use crate::plan::build::{After, step};
 use crate::plan::diff::{ShareChange, shares_text};
 use crate::plan::step::{Gate, Step, Wait, Work};
 use crate::plan::weights::{between, weights};
 
-impl Order<'_> {
+impl<'a> Order<'a> {
     /// Servers of entering facilities out of maintenance, with weight 0 until the edge shifts; then proof that they work.
     pub(super) fn admit(&mut self, needs: &After) -> After {
         if self.entering.is_empty() {
@@ -39,14 +39,14 @@ impl Order<'_> {
                 }
             }
             let up = keys(&backends);
-            let Some(set) = self.set_share(&proxy, backends, format!("share.admit.{}", proxy.name()), stage) else {
+            let Some(set) = self.set_share(proxy, backends, format!("share.admit.{}", proxy.name()), stage) else {
                 continue;
             };
             let title = format!("{}: servers of {names} ready, weight 0", proxy.name());
             let set = Step { title, ..set }
                 .why("They are health-checked again before they get requests.")
                 .needs(needs)
-                .after(&proxy, Condition::ServersUp { backends: up })
+                .after(proxy, Condition::ServersUp { backends: up })
                 .takes(Span::secs(2), Span::secs(30));
             done.insert(self.builder.push(set));
         }
@@ -84,10 +84,10 @@ impl Order<'_> {
         After::from([id])
     }
 
-    fn by_proxy(&self) -> BTreeMap<TargetId, Vec<ShareChange>> {
-        let mut by_proxy: BTreeMap<TargetId, Vec<ShareChange>> = BTreeMap::new();
+    fn by_proxy(&self) -> BTreeMap<&'a TargetId, Vec<&'a ShareChange>> {
+        let mut by_proxy: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for change in &self.changes.shares {
-            by_proxy.entry(change.proxy.clone()).or_default().push(change.clone());
+            by_proxy.entry(&change.proxy).or_default().push(change);
         }
         by_proxy
     }
@@ -291,6 +291,32 @@ impl Order<'_> {
             .needs(needs),
         );
         After::from([id])
+    }
+
+    /// Proxies that are as they should be are saved so: only for their next reload.
+    pub(super) fn saves(&mut self) -> After {
+        let mut done = After::new();
+        if self.changes.saves.is_empty() {
+            return done;
+        }
+        let stage = self.builder.stage("Proxies: weights saved for their next reload", Vec::new());
+        for change in &self.changes.saves {
+            let names = change.backends.iter().map(ToString::to_string).collect();
+            let args = BTreeMap::from([("backends".to_owned(), names)]);
+            let verb = SAVE_STATE.to_owned();
+            let saved = Condition::Native { verb: verb.clone(), args: args.clone(), done: true };
+            let name = change.proxy.name();
+            let save = step(
+                format!("share.save.{name}"),
+                stage,
+                format!("{name}: save weights and states for its next reload"),
+                Work::on(&change.proxy, Action::Native { verb, args }),
+            )
+            .why("What is saved differs from what is set.")
+            .after(&change.proxy, saved);
+            done.insert(self.builder.push(save));
+        }
+        done
     }
 
     pub(super) fn maintenance(&mut self, needs: &After) -> After {

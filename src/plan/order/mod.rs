@@ -65,7 +65,8 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
     let switched = order.databases(&shifted);
     let emptied = order.sessions(&union(&forgotten, &shifted));
     let rested = order.maintenance(&emptied);
-    let verified = order.verify(&union(&union(&switched, &rested), &forgotten));
+    let saved = order.saves();
+    let verified = order.verify(&union(&union(&union(&switched, &rested), &forgotten), &saved));
     let off = order.power_down(&union(&verified, &proven));
     order.release(&off);
     let primaries = changes
@@ -158,6 +159,7 @@ impl Order<'_> {
                 database: change.database.clone(),
                 primary: change.from.member.clone(),
                 candidate: change.to.member.clone(),
+                followers: super::switchover::led(self.topology, change, self.live),
             };
             proven.insert(
                 self.builder.push(
@@ -177,7 +179,22 @@ impl Order<'_> {
                 ),
             );
         }
-        proven
+        self.join("gate.proven", proven)
+    }
+
+    /// One step in the place of many, for the steps that wait for all of them: otherwise each of n steps would name each of m.
+    fn join(&mut self, id: &str, needs: After) -> After {
+        const MANY: usize = 32;
+        if needs.len() <= MANY {
+            return needs;
+        }
+        let stage = self.builder.stages.len().saturating_sub(1);
+        let title = format!("all {} steps that lead here have ended well", needs.len());
+        let join = step(id, stage, title, Work::Verify)
+            .why("Later steps wait for all of them.")
+            .takes(Span::millis(0), Span::secs(10))
+            .needs(&needs);
+        After::from([self.builder.push(join)])
     }
 
     /// Everything is read again and compared with what was wanted.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Found;
-use crate::model::{Database, MemberFacts, Policy, ReplicationMode, Role, Span, TargetId};
+use crate::model::{Database, Live, MemberFacts, Policy, Role, Span, TargetId};
+use crate::plan::{followers, live};
 
 /// Archive segments that may wait: a clean stop waits for them all.
 const MAX_ARCHIVE_BACKLOG: u64 = 3;
@@ -69,20 +70,6 @@ impl Found {
                 );
             }
         }
-        let limit = |name: &str| candidate.settings.get(name).and_then(|value| value.parse::<usize>().ok());
-        let followers = database.members.len().saturating_sub(1);
-        if limit("max_replication_slots").is_some_and(|limit| limit < candidate.slots.len() + followers) {
-            self.fixed(format!("{new} has too few replication slots"), "raise max_replication_slots there");
-        }
-        if limit("max_wal_senders").is_some_and(|limit| limit < followers + 1) {
-            self.fixed(format!("{new} has too few WAL senders"), "raise max_wal_senders there");
-        }
-        if database.mode == ReplicationMode::Synchronous && primary.synchronous_names.is_empty() {
-            self.fixed(
-                format!("{old} waits for no replica, though {} is synchronous", database.name),
-                "run `handover plan` first: it sets synchronous_standby_names",
-            );
-        }
         if primary.archive_backlog > MAX_ARCHIVE_BACKLOG {
             self.passing(
                 format!(
@@ -94,30 +81,40 @@ impl Found {
         }
     }
 
-    pub(super) fn lag(&mut self, database: &Database, policy: &Policy, to: &TargetId, primary: &MemberFacts) {
+    /// Whether the candidate is close behind, as its sender sees it: the old primary, or the replica that it still receives from.
+    pub(super) fn lag(
+        &mut self,
+        database: &Database,
+        policy: &Policy,
+        to: &TargetId,
+        primary: &MemberFacts,
+        candidate: &MemberFacts,
+        live: &Live,
+    ) {
         let limit = database.max_lag.min(policy.gates.max_replication_lag);
-        let replica = primary.replicas.iter().find(|replica| crate::model::text::same_member(&replica.name, to.name()));
-        match replica {
-            Some(replica) if !replica.streaming => {
-                self.passing(format!("{} is catching up, not streaming", to.name()), "wait until it streams");
-            }
-            Some(replica) => {
-                if let Some(lag) = replica.lag.filter(|lag| *lag > limit.0) {
-                    self.passing(
-                        format!(
-                            "{} lags by {} ({} bytes); the limit is {limit}",
-                            to.name(),
-                            Span(lag),
-                            replica.lag_bytes
-                        ),
-                        "wait until the load falls, or look at the replica",
-                    );
-                }
-            }
-            None => self.fixed(
+        let sender = followers::upstream(database, candidate).and_then(|peer| live::member(live, &peer.member));
+        let seen = followers::replica(primary, to.name());
+        let Some(replica) = seen.or_else(|| followers::replica(sender?, to.name())) else {
+            return self.fixed(
                 format!("the primary does not see {} among its replicas", to.name()),
                 "its walreceiver must give the member's name as application_name in primary_conninfo",
-            ),
+            );
+        };
+        if !replica.streaming {
+            return self.passing(format!("{} is catching up, not streaming", to.name()), "wait until it streams");
+        }
+        if let Some(lag) = replica.lag.filter(|lag| *lag > limit.0) {
+            self.passing(
+                format!("{} lags by {} ({} bytes); the limit is {limit}", to.name(), Span(lag), replica.lag_bytes),
+                "wait until the load falls, or look at the replica",
+            );
+        }
+        // A paused replay is named by itself.
+        if let Some(why) = candidate.held_back().filter(|_| !candidate.replay_paused) {
+            self.passing(
+                format!("{} would take over late: {why}", to.name()),
+                "look at its replay; a replica that is meant to be late gets priority 0",
+            );
         }
     }
 

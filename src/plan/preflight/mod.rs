@@ -1,9 +1,12 @@
 //! Can this database be switched over, now? Pure: asked when planning and again by the gate before anything is touched.
 
+mod followers;
 mod members;
 mod poolers;
 
 use std::time::Duration;
+
+pub use followers::{led, rewind_note};
 
 use super::live;
 use crate::model::{Database, Live, Observed, Span, TargetId};
@@ -41,7 +44,8 @@ pub fn objections(
         }
     };
     found.members(database, from, to, primary, candidate);
-    found.lag(database, &topology.policy, to, primary);
+    found.followers(database, from, to, live);
+    found.lag(database, &topology.policy, to, primary, candidate, live);
     found.transactions(&topology.policy, from, to, primary, candidate);
     found.poolers(topology, database, from, live);
     let expected = expected_stall(database, live);

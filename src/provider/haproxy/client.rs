@@ -130,7 +130,10 @@ fn advice(error: &std::io::Error, control: &Control) -> String {
             "add `user`, `group` or `mode` to the `stats socket` line so that you may write to it".to_owned()
         }
         (_, Control::Unix(path)) => {
-            format!("check that the proxy runs and has `stats socket {path} level admin` in `global`")
+            format!(
+                "check that the proxy runs on this machine and has `stats socket {path} level admin` in `global`; from another \
+                 machine it is reached by `tcp://` only"
+            )
         }
         (_, Control::Tcp(address)) => {
             format!("check that the proxy runs and has `stats socket ipv4@{address} level admin` in `global`")

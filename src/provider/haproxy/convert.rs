@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{
-    Admission, BackendFacts, ForeignName, Operational, ProxyCapabilities, ProxyFacts, ProxyServerFacts, ServerSetting,
+    Admission, BackendFacts, ForeignName, Operational, ProxyCapabilities, ProxyFacts, ProxyServerFacts, Saved,
+    ServerSetting,
 };
 
 /// The largest weight (Configuration Manual §5.2, `weight`).
@@ -39,7 +40,11 @@ pub(super) fn questions(backends: &BTreeSet<ForeignName>) -> Vec<String> {
 ///
 /// # Errors
 /// What is not as HAProxy answers, or that asking is not permitted.
-pub(super) fn facts(backends: &BTreeSet<ForeignName>, replies: &[String]) -> Result<ProxyFacts, String> {
+pub(super) fn facts(
+    backends: &BTreeSet<ForeignName>,
+    replies: &[String],
+    persistent: bool,
+) -> Result<ProxyFacts, String> {
     let [info, level, per_backend @ ..] = replies else { return Err("replies are missing".to_owned()) };
     let info = |key: &str| {
         info.lines()
@@ -54,12 +59,8 @@ pub(super) fn facts(backends: &BTreeSet<ForeignName>, replies: &[String]) -> Res
         age: Duration::from_secs(uptime),
         writable: level == "admin",
         backends: BTreeMap::new(),
-        capabilities: ProxyCapabilities {
-            max_weight: MAX_WEIGHT,
-            zero_drains: true,
-            cuts_sessions: true,
-            persistent: false,
-        },
+        capabilities: ProxyCapabilities { max_weight: MAX_WEIGHT, zero_drains: true, cuts_sessions: true, persistent },
+        saved: Saved::No,
     };
     for (name, replies) in backends.iter().zip(per_backend.chunks(2)) {
         let [states, stats] = replies else { return Err("replies are missing".to_owned()) };
@@ -102,12 +103,7 @@ fn server(state: &Row, stat: &Row) -> Result<ProxyServerFacts, String> {
         let text = state.text(key);
         text.parse::<u32>().map_err(|_| format!("`show servers state` gives `{text}` as {key}"))
     };
-    let administrative = number("srv_admin_state")?;
-    let admission = match administrative {
-        bits if bits & MAINT != 0 => Admission::Maint,
-        bits if bits & DRAIN != 0 => Admission::Drain,
-        _ => Admission::Ready,
-    };
+    let admission = admission(number("srv_admin_state")?);
     let checked = (number("srv_check_state")? | number("srv_agent_state")?) & CHECK_ENABLED != 0
         || !stat.text("tracked").is_empty();
     let operational = match number("srv_op_state")? {
@@ -131,6 +127,43 @@ fn server(state: &Row, stat: &Row) -> Result<ProxyServerFacts, String> {
         responses: responses(stat),
         errors: stat.count("econ") + stat.count("eresp"),
     })
+}
+
+fn admission(bits: u32) -> Admission {
+    match bits {
+        bits if bits & MAINT != 0 => Admission::Maint,
+        bits if bits & DRAIN != 0 => Admission::Drain,
+        _ => Admission::Ready,
+    }
+}
+
+/// Whether the text of a state file would bring servers back as they are now.
+pub(super) fn saved(facts: &ProxyFacts, text: &str) -> Saved {
+    let outdated = |what: String| Saved::Outdated(format!("its state file {what}"));
+    let rows = text.split_once('\n').map(|(_, rows)| rows).unwrap_or_default();
+    if rows.is_empty() {
+        return outdated("is empty or not there".to_owned());
+    }
+    let split: fn(&str) -> Vec<String> = |line| line.split_ascii_whitespace().map(str::to_owned).collect();
+    let Ok(rows) = table(rows, split) else { return outdated("holds something else".to_owned()) };
+    let rows: BTreeMap<(&str, &str), &Row> =
+        rows.iter().map(|row| ((row.text("be_name"), row.text("srv_name")), row)).collect();
+    for (backend, found) in &facts.backends {
+        for (name, server) in found.iter().flat_map(|found| &found.servers) {
+            let Some(row) = rows.get(&(backend.as_str(), name.as_str())) else {
+                return outdated(format!("lacks {backend}/{name}"));
+            };
+            let number = |key: &str| row.text(key).parse::<u32>();
+            let (Ok(weight), Ok(bits)) = (number("srv_uweight"), number("srv_admin_state")) else {
+                return outdated(format!("has no numbers for {backend}/{name}"));
+            };
+            let kept = ServerSetting { weight, admission: admission(bits) };
+            if !kept.same_effect(server.setting) {
+                return outdated(format!("has {backend}/{name} with {kept}, now it has {}", server.setting));
+            }
+        }
+    }
+    Saved::Yes
 }
 
 fn between(status: &str) -> bool {
@@ -342,7 +375,7 @@ mod tests {
 
     fn ask(backends: &[&str], replies: &[&str]) -> Result<ProxyFacts, String> {
         let backends = backends.iter().map(|name| ForeignName::from(*name)).collect();
-        facts(&backends, &replies.iter().map(|reply| (*reply).to_owned()).collect::<Vec<_>>())
+        facts(&backends, &replies.iter().map(|reply| (*reply).to_owned()).collect::<Vec<_>>(), false)
     }
 
     #[test]
@@ -363,6 +396,24 @@ mod tests {
         let operational: Vec<_> = web.servers.values().map(|server| server.operational).collect();
         use Operational::{Down, Starting, Unchecked, Up};
         assert_eq!(operational, [Up, Up, Unchecked, Unchecked, Down, Starting]);
+    }
+
+    #[test]
+    fn a_state_file_is_good_if_it_brings_everything_back() {
+        let facts = ask(&["web"], &[INFO, "admin", STATES, STATS]).unwrap();
+        assert_eq!(saved(&facts, STATES), Saved::Yes);
+        // The weight of a server that gets no requests does not matter.
+        assert_eq!(saved(&facts, &STATES.replace("2 8 0 100", "2 8 7 100")), Saved::Yes);
+        let told = |text: &str| match saved(&facts, text) {
+            Saved::Outdated(what) => what,
+            other => panic!("{other:?}"),
+        };
+        let lighter = told(&STATES.replace("2 0 100 100", "2 0 99 100"));
+        assert_eq!(lighter, "its state file has web/a with weight 99, now it has weight 100");
+        assert_eq!(told(&STATES.replace("web 2 b", "web 2 z")), "its state file lacks web/b");
+        for (text, what) in [("", "empty"), ("1\n", "empty"), ("1\nhello", "something else"), (&STATES[..300], "")] {
+            assert!(told(text).contains(what), "{text}");
+        }
     }
 
     #[test]

@@ -1,26 +1,32 @@
 //! HAProxy (2.2 and newer) through its runtime API: HAProxy Management Guide §9.3, "Unix Socket commands".
 //!
-//! One session per call, all commands of it sent at once. What is set here lives in the process and is lost at a reload; the facts
-//! carry the process's age for that reason. The control channel must be a `stats socket` of `level admin`.
+//! One session per call, all commands of it sent at once. What is set here lives in the process and is lost at a reload: the facts
+//! carry the process's age for that reason, and where a `state_file` is configured, every change is followed by writing it. The
+//! control channel must be a `stats socket` of `level admin`.
 
 mod client;
 mod convert;
+mod saved;
 mod settings;
 
 pub use settings::{check, schema};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use self::client::Session;
+use self::saved::StateFiles;
 use crate::journal::Permit;
 use crate::model::{
-    Action, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, Scope, ServerSetting, Target, Unreachable,
+    Action, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, SAVE_STATE, Saved, Scope, ServerSetting,
+    Target, Unreachable,
 };
 use crate::provider::{Outcome, Provider, poll};
+use crate::transport::Transport;
 
 /// Time between two questions about settings and health: each is a session and a walk through the backend's servers.
 const POLL: Duration = Duration::from_millis(20);
@@ -31,15 +37,65 @@ const POLL_SESSIONS: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Proxies that run HAProxy.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HaProxy;
+#[derive(Debug)]
+pub struct HaProxy {
+    files: StateFiles,
+}
+
+impl HaProxy {
+    /// Proxies whose state files are reached through `transport`.
+    pub fn new(transport: Arc<Transport>) -> Self {
+        Self { files: StateFiles::new(transport) }
+    }
+
+    /// Reads a proxy and, beside it, its state file.
+    async fn look(
+        &self,
+        target: &Target,
+        backends: &BTreeSet<ForeignName>,
+        fresh: bool,
+        deadline: Instant,
+    ) -> Result<ProxyFacts, Unreachable> {
+        let (facts, seen) = tokio::join!(read(target, backends, deadline), self.files.look(target, fresh, deadline));
+        let mut facts = facts?;
+        facts.saved = self.files.judge(target, seen, &facts);
+        Ok(facts)
+    }
+
+    /// Saves the state of a proxy where that is configured. That it cannot be saved is remembered and told by every reading.
+    async fn save(&self, target: &Target, session: &mut Session, deadline: Instant) -> Saved {
+        if saved::place(target).is_none() {
+            return Saved::No;
+        }
+        let state = session.ask(&["show servers state".to_owned()], deadline).await;
+        self.files.save(target, state.map(|mut replies| replies.pop().unwrap_or_default()), deadline).await
+    }
+
+    async fn only_save(&self, target: &Target, deadline: Instant) -> Result<(), Outcome> {
+        let mut session = open(target, deadline).await.map_err(Outcome::NotApplied)?;
+        match self.save(target, &mut session, deadline).await {
+            Saved::Yes => Ok(()),
+            Saved::Unknown(why) => Err(Outcome::NotApplied(why)),
+            Saved::No | Saved::Outdated(_) => {
+                let why =
+                    Unreachable::new("no `state_file` is configured", format!("saving the state of {}", target.id));
+                Err(Outcome::NotApplied(why))
+            }
+        }
+    }
+}
+
+/// The backends that a saving is about.
+fn saved_backends(args: &BTreeMap<String, Vec<String>>) -> BTreeSet<ForeignName> {
+    args.get("backends").into_iter().flatten().map(ForeignName::new).collect()
+}
 
 #[async_trait]
 impl Provider for HaProxy {
     async fn observe(&self, target: &Target, scope: &Scope, deadline: Instant) -> Observed<Facts> {
         let began = Instant::now();
         let facts = match scope {
-            Scope::Backends(backends) => read(target, backends, deadline).await,
+            Scope::Backends(backends) => self.look(target, backends, false, deadline).await,
             _ => Err(Unreachable::new("a proxy has backends only", format!("observing {}", target.id))),
         };
         match facts {
@@ -50,7 +106,15 @@ impl Provider for HaProxy {
 
     async fn apply(&self, target: &Target, action: &Action, _permit: &Permit, deadline: Instant) -> Outcome {
         let outcome = match action {
-            Action::SetShare { backends } => set_share(target, backends, deadline).await,
+            Action::SetShare { backends } => match set_share(target, backends, deadline).await {
+                Ok(mut session) => {
+                    // Set is set: whether it could be saved, the next reading tells.
+                    self.save(target, &mut session, deadline).await;
+                    Ok(())
+                }
+                Err(outcome) => Err(outcome),
+            },
+            Action::Native { verb, .. } if verb == SAVE_STATE => self.only_save(target, deadline).await,
             Action::CutSessions { backends } => cut_sessions(target, backends, deadline).await,
             _ => {
                 let why = format!("a proxy cannot {}", action.verb());
@@ -65,6 +129,7 @@ impl Provider for HaProxy {
             Condition::Servers { backends } => (backends.keys().cloned().collect(), POLL),
             Condition::ServersUp { backends } => (backends.keys().cloned().collect(), POLL),
             Condition::SessionsAtMost { backends, .. } => (backends.keys().cloned().collect(), POLL_SESSIONS),
+            Condition::Native { verb, args, .. } if verb == SAVE_STATE => (saved_backends(args), POLL_SESSIONS),
             _ => {
                 let tried = format!("verifying {}", target.id);
                 return Observed::Unreachable(Unreachable::new("this is nothing that a proxy can tell", tried));
@@ -72,7 +137,14 @@ impl Provider for HaProxy {
         };
         let reading = || async {
             let patience = deadline.min(Instant::now() + PATIENCE);
-            read(target, &backends, patience).await.map(Facts::Proxy)
+            let facts = if matches!(condition, Condition::Native { .. }) {
+                self.look(target, &backends, true, patience).await?
+            } else {
+                let mut facts = read(target, &backends, patience).await?;
+                facts.saved = self.files.recall(target);
+                facts
+            };
+            Ok(Facts::Proxy(facts))
         };
         poll::until(condition, pause, deadline, reading).await
     }
@@ -80,7 +152,7 @@ impl Provider for HaProxy {
 
 /// Reads the facts about some backends.
 async fn read(target: &Target, backends: &BTreeSet<ForeignName>, deadline: Instant) -> Result<ProxyFacts, Unreachable> {
-    read_in(&mut open(target, deadline).await?, backends, deadline).await
+    read_in(&mut open(target, deadline).await?, target, backends, deadline).await
 }
 
 async fn open(target: &Target, deadline: Instant) -> Result<Session, Unreachable> {
@@ -93,6 +165,7 @@ async fn open(target: &Target, deadline: Instant) -> Result<Session, Unreachable
 
 async fn read_in(
     session: &mut Session,
+    target: &Target,
     backends: &BTreeSet<ForeignName>,
     deadline: Instant,
 ) -> Result<ProxyFacts, Unreachable> {
@@ -100,7 +173,7 @@ async fn read_in(
         return Err(Unreachable::new(format!("`{name}` cannot be the name of a backend"), session.tried()));
     }
     let replies = session.ask(&convert::questions(backends), deadline).await?;
-    convert::facts(backends, &replies).map_err(|why| {
+    convert::facts(backends, &replies, saved::place(target).is_some()).map_err(|why| {
         Unreachable::new(why, session.tried()).advice("check that this is a `stats socket` of HAProxy 2.2 or newer")
     })
 }
@@ -112,7 +185,7 @@ async fn prepare<'a>(
     deadline: Instant,
 ) -> Result<(Session, ProxyFacts), Unreachable> {
     let mut session = open(target, deadline).await?;
-    let facts = read_in(&mut session, &backends.cloned().collect(), deadline).await?;
+    let facts = read_in(&mut session, target, &backends.cloned().collect(), deadline).await?;
     if facts.writable {
         Ok((session, facts))
     } else {
@@ -132,12 +205,12 @@ fn orders(from: &Settings, to: &Settings) -> Vec<convert::Order> {
         .collect()
 }
 
-/// Sets weights and admissions; what is there already is left alone.
+/// Sets weights and admissions, and returns the session; what is there already is left alone.
 async fn set_share(
     target: &Target,
     backends: &BTreeMap<ForeignName, BTreeMap<ForeignName, FromTo<ServerSetting>>>,
     deadline: Instant,
-) -> Result<(), Outcome> {
+) -> Result<Session, Outcome> {
     let (mut session, facts) = prepare(target, backends.keys(), deadline).await.map_err(Outcome::NotApplied)?;
     let refuse = |why: String, session: &Session| Outcome::NotApplied(Unreachable::new(why, session.tried()));
     let (mut present, mut wanted) = (Settings::new(), Settings::new());
@@ -163,7 +236,7 @@ async fn set_share(
     let texts: Vec<String> = there.iter().map(|order| order.text.clone()).collect();
     let replies = session.ask(&texts, deadline).await.map_err(Outcome::Unknown)?;
     let Some((order, reply)) = there.iter().zip(&replies).find(|(_, reply)| !reply.is_empty()) else {
-        return Ok(());
+        return Ok(session);
     };
     // Some may have been taken before one was refused: put all back as they were.
     let refused = Unreachable::new(format!("HAProxy refused `{}`: {reply}", order.text), session.tried());

@@ -1,4 +1,4 @@
-//! The settings of a proxy: `control`, where its runtime API listens.
+//! The settings of a proxy: `control`, where its runtime API listens, and `state_file`, where its weights and states are kept.
 
 use std::fmt;
 
@@ -9,6 +9,9 @@ use crate::model::{Settings, TargetKind};
 
 const HELP: &str =
     "write `control: \"tcp://HOST:PORT\"` or `control: \"unix:/PATH\"`, as in its `stats socket … level admin`";
+
+/// The settings that there are.
+const KNOWN: [&str; 2] = ["control", "state_file"];
 
 /// Where the runtime API listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +60,22 @@ impl Control {
     }
 }
 
-/// Judges a proxy's settings: `control` must be there and be a control channel, and there are no others.
+/// Judges a proxy's settings: `control` must be there and be a control channel, `state_file` may be, and there are no others.
 pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
     let mut findings: Vec<Diagnostic> = Control::of(settings).err().into_iter().collect();
-    for (key, (place, _)) in settings.entries.iter().filter(|(key, _)| *key != "control") {
+    if let Some(setting) = settings.get("state_file")
+        && !setting.as_text().is_some_and(|path| path.starts_with('/') && !path.ends_with('/') && !path.contains('\0'))
+    {
+        let message = "`state_file` is the absolute path of a file on the proxy's host";
+        let help =
+            "write it as in `server-state-file` of the proxy's `global`, such as `/var/lib/haproxy/server-state`";
+        findings.push(Diagnostic::error("bad-setting", setting.place, message).help(help));
+    }
+    for (key, (place, _)) in settings.entries.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
         let message = format!("provider haproxy has no setting `{key}`");
-        findings.push(Diagnostic::error("unknown-key", *place, message).help("its only setting is `control`"));
+        findings.push(
+            Diagnostic::error("unknown-key", *place, message).help("its settings are `control` and `state_file`"),
+        );
     }
     findings
 }
@@ -76,6 +89,11 @@ pub fn schema() -> Value {
                 "description": "Where its runtime API listens, with level admin: `tcp://HOST:PORT` or `unix:/PATH`.",
                 "type": "string",
                 "pattern": "^(tcp://.+:[0-9]+|unix:/.+)$",
+            },
+            "state_file": {
+                "description": "File on the proxy's `host` in which its weights and states outlive a reload, as in its `server-state-file`.",
+                "type": "string",
+                "pattern": "^/.*[^/]$",
             },
         },
         "required": ["control"],
@@ -124,6 +142,16 @@ mod tests {
             let findings = check(TargetKind::Proxy, &settings);
             assert_eq!(findings.len(), 1, "{text}");
             assert_eq!((findings[0].code, findings[0].place.start), ("bad-setting", 15));
+        }
+    }
+
+    #[test]
+    fn a_state_file_is_an_absolute_path() {
+        let text = |text: &str| SettingValue::Text(text.to_owned());
+        let check = |state| check(TargetKind::Proxy, &settings(&[("control", text("unix:/s")), ("state_file", state)]));
+        assert_eq!(check(text("/var/lib/haproxy/server-state")), []);
+        for wrong in [text("server-state"), text("/var/lib/haproxy/"), SettingValue::Null] {
+            assert_eq!(check(wrong)[0].place.start, 25);
         }
     }
 

@@ -42,7 +42,10 @@ impl HttpHealth {
         let began = Instant::now();
         let url = convert::url(&target.address, check);
         let tried = format!("GET {url} for {}", check.host);
-        let unreachable = |why: String| Observed::Unreachable(Unreachable::new(why, tried.clone()));
+        let unreachable = |why: String| {
+            let why = Unreachable::new(why, tried.clone());
+            Observed::Unreachable(why.advice("check that it runs, and that its address can be reached from here"))
+        };
         let client = match &self.client {
             Ok(client) => client,
             Err(why) => return unreachable(format!("this program cannot send requests: {why}")),

@@ -1,16 +1,20 @@
 //! All input and output of the adapter: console sessions, clients' sessions, and the configuration file on the pooler's machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
 
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
-use super::convert;
+use super::processes::{Process, knock_name, merged};
+use super::{convert, settings};
 use crate::model::{ForeignName, Host, PoolFacts, PoolerFacts, Setting, SettingValue, Target, Unreachable};
-use crate::provider::pgwire::{Answer, Login, Session, Sessions, WireError, column};
+use crate::provider::pgwire::{APPLICATION, Answer, Login, Session, Sessions, WireError, column};
 use crate::secret::{Reference, Secret, SecretReader};
 use crate::transport::{Command, Transport, TransportError};
 
@@ -36,58 +40,112 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// A configuration file's text as last seen.
 type File = Arc<tokio::sync::Mutex<Option<String>>>;
 
+/// The console of one process of a pooler.
+#[derive(Clone, Debug)]
+pub(super) struct Console<'a> {
+    pub target: &'a Target,
+    /// `host:port`, or `unix:/PATH` for a socket on this machine.
+    pub address: String,
+}
+
+impl<'a> Console<'a> {
+    /// The consoles of all processes of a pooler: the pooler's own address, where none are listed.
+    pub fn all(target: &'a Target) -> Vec<Self> {
+        let listed = settings::consoles(&target.settings);
+        let addresses = if listed.is_empty() { vec![target.address.clone()] } else { listed };
+        addresses.into_iter().map(|address| Self { target, address }).collect()
+    }
+
+    /// For messages.
+    pub fn tried(&self) -> String {
+        format!("console of {} ({})", self.target.name(), self.address)
+    }
+}
+
 /// Speaks to poolers.
 pub(super) struct Client {
     secrets: Arc<SecretReader>,
     transport: Arc<Transport>,
     consoles: Sessions,
     files: Mutex<BTreeMap<String, File>>,
+    /// `min_pool_size` of processes in which it is set to 0 while they hold clients back.
+    floors: Mutex<BTreeMap<String, String>>,
+    /// What sets our sessions apart from those of every other `handover`.
+    nonce: u64,
 }
 
 impl Client {
     pub fn new(secrets: Arc<SecretReader>, transport: Arc<Transport>) -> Self {
-        Self { secrets, transport, consoles: Sessions::default(), files: Mutex::default() }
-    }
-
-    fn key(target: &Target) -> String {
-        format!("{} {} {}", target.id, target.address, target.settings.text("admin").unwrap_or_default())
-    }
-
-    /// A session of the console: a kept one, or a new one.
-    pub async fn console(&self, target: &Target, deadline: Instant) -> Result<Session, WireError> {
-        match self.consoles.take(&Self::key(target)) {
-            Some(session) => Ok(session),
-            None => self.open(target, deadline).await,
+        Self {
+            secrets,
+            transport,
+            consoles: Sessions::default(),
+            files: Mutex::default(),
+            floors: Mutex::default(),
+            nonce: RandomState::new().build_hasher().finish(),
         }
     }
 
-    async fn open(&self, target: &Target, deadline: Instant) -> Result<Session, WireError> {
-        let login = self.login(target, "pgbouncer", None).await?;
+    fn key(console: &Console<'_>) -> String {
+        let target = console.target;
+        format!("{} {} {}", target.id, console.address, target.settings.text("admin").unwrap_or_default())
+    }
+
+    /// What our sessions at this console call themselves: a process that lists the name of another console's is that one's too.
+    fn application(&self, address: &str) -> String {
+        format!("{APPLICATION} {address} {:x}", self.nonce)
+    }
+
+    /// A session of the console: a kept one, or a new one.
+    pub async fn console(&self, console: &Console<'_>, deadline: Instant) -> Result<Session, WireError> {
+        match self.consoles.take(&Self::key(console)) {
+            Some(session) => Ok(session),
+            None => self.open(console, deadline).await,
+        }
+    }
+
+    async fn open(&self, console: &Console<'_>, deadline: Instant) -> Result<Session, WireError> {
+        let application = self.application(&console.address);
+        let login = self.login(console, "pgbouncer", application, None).await?;
         Session::open(&login, deadline).await
     }
 
     /// Keeps a session for the next question.
-    pub fn keep(&self, target: &Target, session: Session) {
-        self.consoles.keep(&Self::key(target), session);
+    pub fn keep(&self, console: &Console<'_>, session: Session) {
+        self.consoles.keep(&Self::key(console), session);
+    }
+
+    /// Remembers, or takes back, the `min_pool_size` that a process had before clients were held back.
+    pub fn floor(&self, console: &Console<'_>, floor: Option<String>) -> Option<String> {
+        let mut floors = self.floors.lock().unwrap_or_else(PoisonError::into_inner);
+        match floor {
+            Some(floor) => floors.insert(Self::key(console), floor),
+            None => floors.remove(&Self::key(console)),
+        }
     }
 
     /// Says at the console, in one go, what may be said twice. A session that turns out to be dead is replaced until the deadline; the
     /// answers are rows or refusals.
-    pub async fn say(&self, target: &Target, statements: &[&str], deadline: Instant) -> Result<Vec<Answer>, WireError> {
+    pub async fn say(
+        &self,
+        console: &Console<'_>,
+        statements: &[&str],
+        deadline: Instant,
+    ) -> Result<Vec<Answer>, WireError> {
         let mut lost = None;
         loop {
-            let kept = self.consoles.take(&Self::key(target));
+            let kept = self.consoles.take(&Self::key(console));
             let now = Instant::now();
             // Nobody tells us of a kept session whose way has vanished: it has only a part of the time.
             let limit = if kept.is_some() { now + deadline.saturating_duration_since(now) / 3 } else { deadline };
             let session = match kept {
                 Some(session) => Ok(session),
-                None => self.open(target, deadline).await,
+                None => self.open(console, deadline).await,
             };
             let error = match session {
                 Ok(session) => {
                     let answers = session.together(statements, limit).await;
-                    self.keep(target, session);
+                    self.keep(console, session);
                     match answers {
                         Err(error @ (WireError::Broken(_) | WireError::Deadline)) => error,
                         answers => return answers,
@@ -100,7 +158,7 @@ impl Client {
             // A statement that was sent may have been carried out: that no session could be opened later does not make it certain.
             if !error.certain() {
                 // Where one kept session has died, so have the others.
-                self.consoles.forget(&Self::key(target));
+                self.consoles.forget(&Self::key(console));
                 lost = Some(error);
             }
             if Instant::now() + AGAIN >= deadline {
@@ -110,16 +168,28 @@ impl Client {
         }
     }
 
-    /// A client's session, through the pooler.
-    pub async fn as_client(&self, target: &Target, database: &str, deadline: Instant) -> Result<Session, WireError> {
-        let login = self.login(target, database, target.settings.get("probe")).await?;
+    /// A client's session, through that process.
+    pub async fn as_client(
+        &self,
+        console: &Console<'_>,
+        database: &str,
+        deadline: Instant,
+    ) -> Result<Session, WireError> {
+        let probe = console.target.settings.get("probe");
+        let login = self.login(console, database, APPLICATION.to_owned(), probe).await?;
         Session::open(&login, deadline).await
     }
 
     /// As whom to log in: as `probe` says, or as the administrator.
-    async fn login(&self, target: &Target, database: &str, probe: Option<&Setting>) -> Result<Login, WireError> {
+    async fn login(
+        &self,
+        console: &Console<'_>,
+        database: &str,
+        application: String,
+        probe: Option<&Setting>,
+    ) -> Result<Login, WireError> {
         let none = |why: String| WireError::NoSession { why, code: None };
-        let settings = &target.settings;
+        let settings = &console.target.settings;
         let part = |key: &str| match probe.map(|probe| &probe.value) {
             Some(SettingValue::Map(map)) => map.get(key).map(|(_, setting)| setting),
             _ => settings.get(if key == "user" { "admin" } else { key }),
@@ -132,40 +202,116 @@ impl Client {
             }
             None => None,
         };
-        Ok(Login { address: target.address.clone(), user: user.to_owned(), database: database.to_owned(), password })
+        Ok(Login {
+            address: console.address.clone(),
+            application,
+            user: user.to_owned(),
+            database: database.to_owned(),
+            password,
+        })
     }
 
-    /// Asks the console, and reads the configuration file beside it.
+    /// Asks every process, and, where everything is to be known, reads the configuration file beside it and looks for processes that
+    /// are not listed.
     pub async fn facts(
         &self,
         target: &Target,
         databases: &BTreeSet<ForeignName>,
-        with_file: bool,
+        all: bool,
         deadline: Instant,
     ) -> Result<PoolerFacts, Unreachable> {
+        let consoles = Console::all(target);
+        let listed = !settings::consoles(&target.settings).is_empty();
+        let file = async { if all { self.read_file(target, deadline).await.ok() } else { None } };
+        let processes = async {
+            // Sessions that stay open while every process is asked whose it has.
+            let knocking = if all && listed { self.knock(target, &consoles, deadline).await? } else { Vec::new() };
+            let asked = consoles.iter().map(|console| self.process(console, databases, all && listed, deadline));
+            let processes = try_join_all(asked).await?;
+            Ok((processes, knocking.len()))
+        };
+        let (processes, file) = tokio::join!(processes, file);
+        let (processes, knocks) = processes?;
+        let mut facts =
+            merged(processes, listed, knocks).ok_or_else(|| Unreachable::new("no console", target.name()))?;
+        for (name, pool) in &mut facts.databases {
+            if let (Some(pool), Some(text)) = (pool, &file) {
+                pool.written_route = convert::written_route(text, name.as_str()).ok();
+                pool.own_min_size = pool.own_min_size.max(convert::own_min_size(text, name.as_str()));
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Opens a session at every console, and some where clients connect: what answers there must be one of the listed processes.
+    async fn knock(
+        &self,
+        target: &Target,
+        consoles: &[Console<'_>],
+        deadline: Instant,
+    ) -> Result<Vec<Session>, Unreachable> {
+        /// The kernel spreads connections over the processes: with half of them unlisted, one of 64 such looks sees none of those.
+        const TRIES: usize = 6;
+        let open = consoles.iter().map(|console| async move {
+            let session = self.console(console, deadline).await.map_err(|error| explain(console, &error))?;
+            self.keep(console, session);
+            Ok(())
+        });
+        try_join_all(open).await?;
+        let door = &Console { target, address: target.address.clone() };
+        let knocks = (0..TRIES).map(|knock| async move {
+            let application = self.application(&knock_name(knock));
+            let login = self.login(door, "pgbouncer", application, None).await?;
+            Session::open(&login, deadline).await
+        });
+        join_all(knocks).await.into_iter().collect::<Result<_, _>>().map_err(|error| explain(door, &error))
+    }
+
+    /// What one process says of itself and of some of its databases; with `clients`, also whose sessions it has.
+    async fn process(
+        &self,
+        console: &Console<'_>,
+        databases: &BTreeSet<ForeignName>,
+        clients: bool,
+        deadline: Instant,
+    ) -> Result<Process, Unreachable> {
         // Sent together, answered in order: one round trip.
-        let console = self.say(target, &["SHOW VERSION", "SHOW CONFIG", "SHOW DATABASES", "SHOW POOLS"], deadline);
-        let file = async { if with_file { self.read_file(target, deadline).await.ok() } else { None } };
-        let (console, file) = tokio::join!(console, file);
-        let answers = console.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>, _>>());
-        let answers = answers.map_err(|error| explain(target, &error))?;
-        let [version, config, listed, pools] = answers.as_slice() else {
-            return Err(Unreachable::new("an incomplete answer", format!("console of {}", target.name())));
+        let mut questions = vec!["SHOW VERSION", "SHOW CONFIG", "SHOW DATABASES", "SHOW POOLS"];
+        if clients {
+            questions.push("SHOW CLIENTS");
+        }
+        let answers = self.say(console, &questions, deadline).await;
+        let answers = answers.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>, _>>());
+        let answers = answers.map_err(|error| explain(console, &error))?;
+        let [version, config, listed, pools, clients @ ..] = answers.as_slice() else {
+            return Err(Unreachable::new("an incomplete answer", console.tried()));
         };
         let config: BTreeMap<&str, &str> =
             config.iter().filter_map(|row| Some((column(row, "key")?, column(row, "value")?))).collect();
         let setting = |name: &str| config.get(name).copied().unwrap_or_default();
-        let user = target.settings.text("admin").unwrap_or_default();
+        let user = console.target.settings.text("admin").unwrap_or_default();
         let pool = |name: &ForeignName| {
             let row = listed.iter().find(|row| column(row, "name") == Some(name.as_str()))?;
-            Some(pool_facts(row, pools, setting("pool_mode"), file.as_deref()))
+            Some(pool_facts(row, pools, setting("pool_mode"), setting("min_pool_size")))
         };
-        Ok(PoolerFacts {
-            version: version.first().and_then(|row| row.get(0)).unwrap_or("pgbouncer").to_owned(),
-            writable: setting("admin_users").split([',', ' ']).any(|name| name == user),
-            query_wait_timeout: seconds(setting("query_wait_timeout")),
-            login_retry: seconds(setting("server_login_retry")),
-            databases: databases.iter().map(|name| (name.clone(), pool(name))).collect(),
+        let ours = format!("{:x}", self.nonce);
+        let sessions = clients.iter().flatten().filter_map(|row| {
+            let (name, nonce) =
+                column(row, "application_name")?.strip_prefix(APPLICATION)?.trim_start().rsplit_once(' ')?;
+            (nonce == ours).then(|| name.to_owned())
+        });
+        Ok(Process {
+            console: console.address.clone(),
+            sessions: sessions.collect(),
+            shares_port: setting("so_reuseport") == "1",
+            facts: PoolerFacts {
+                version: version.first().and_then(|row| row.get(0)).unwrap_or("pgbouncer").to_owned(),
+                writable: setting("admin_users").split([',', ' ']).any(|name| name == user),
+                query_wait_timeout: seconds(setting("query_wait_timeout")),
+                login_retry: seconds(setting("server_login_retry")),
+                gaps: Vec::new(),
+                databases: databases.iter().map(|name| (name.clone(), pool(name))).collect(),
+            },
         })
     }
 
@@ -231,7 +377,7 @@ fn seconds(text: &str) -> Duration {
     Duration::try_from_secs_f64(text.parse().unwrap_or(0.0)).unwrap_or_default()
 }
 
-fn number(row: &SimpleQueryRow, name: &str) -> u64 {
+pub(super) fn number(row: &SimpleQueryRow, name: &str) -> u64 {
     column(row, name).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
@@ -240,29 +386,38 @@ pub(super) fn route(row: &SimpleQueryRow) -> String {
     convert::address(column(row, "host").unwrap_or_default(), column(row, "port").unwrap_or_default())
 }
 
-fn pool_facts(row: &SimpleQueryRow, pools: &[SimpleQueryRow], default_mode: &str, file: Option<&str>) -> PoolFacts {
+fn pool_facts(row: &SimpleQueryRow, pools: &[SimpleQueryRow], default_mode: &str, default_floor: &str) -> PoolFacts {
     let name = column(row, "name").unwrap_or_default();
     let sum = |what: &str| -> u64 {
         pools.iter().filter(|pool| column(pool, "database") == Some(name)).map(|pool| number(pool, what)).sum()
     };
     let active = sum("sv_active");
-    let written = file.and_then(|text| convert::written_route(text, name).ok());
     PoolFacts {
         route: route(row),
-        written_route: written,
+        written_route: None,
         mode: convert::pool_mode(column(row, "pool_mode").unwrap_or_default(), default_mode),
         // The flag is set as soon as somebody asks; clients are held back for certain once no transaction is left.
         paused: number(row, "paused") == 1 && active == 0,
         pausing: number(row, "paused") == 1,
         active,
         waiting: sum("cl_waiting"),
+        own_min_size: if column(row, "min_pool_size") == Some(default_floor) {
+            0
+        } else {
+            number(row, "min_pool_size")
+        },
     }
 }
 
+/// True where the console obeys somebody else only: nothing was done.
+pub(super) fn no_rights(error: &WireError) -> bool {
+    matches!(error, WireError::Refused { message, .. } if message.contains("admin access"))
+}
+
 /// A failure in the operator's words, with what to do next.
-pub(super) fn explain(target: &Target, error: &WireError) -> Unreachable {
-    let unreachable = error.unreachable(format!("console of {} ({})", target.name(), target.address));
-    let user = target.settings.text("admin").unwrap_or_default();
+pub(super) fn explain(console: &Console<'_>, error: &WireError) -> Unreachable {
+    let unreachable = error.unreachable(console.tried());
+    let user = console.target.settings.text("admin").unwrap_or_default();
     match error {
         WireError::NoSession { code: Some(code), .. }
             if [SqlState::INVALID_PASSWORD, SqlState::PROTOCOL_VIOLATION].contains(code) =>
@@ -270,9 +425,7 @@ pub(super) fn explain(target: &Target, error: &WireError) -> Unreachable {
             unreachable.advice(format!("check the user `{user}` and what the setting `password` refers to"))
         }
         WireError::NoSession { .. } => unreachable.advice("check that it runs and that its address can be reached"),
-        WireError::Refused { message, .. } if message.contains("admin access") => {
-            unreachable.advice(format!("`{user}` must be one of pgbouncer's `admin_users`"))
-        }
+        error if no_rights(error) => unreachable.advice(format!("`{user}` must be one of pgbouncer's `admin_users`")),
         _ => unreachable,
     }
 }

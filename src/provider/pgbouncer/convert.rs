@@ -84,8 +84,31 @@ fn unquoted(value: &str) -> &str {
     value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap_or(value)
 }
 
-/// Finds the entry in the section `[databases]`; a file without headings is included from that section.
+/// The `min_pool_size` that an entry of the configuration file has of its own; 0 where it has none.
+pub(super) fn own_min_size(text: &str, database: &str) -> u64 {
+    let Ok(range) = line(text, database) else { return 0 };
+    let pairs = pairs(text, range);
+    let own = pairs.iter().find(|(name, _)| *name == "min_pool_size");
+    own.and_then(|(_, range)| unquoted(&text[range.clone()]).parse().ok()).unwrap_or(0)
+}
+
+/// Finds host and port of an entry.
 fn find(text: &str, database: &str) -> Result<Entry, RouteError> {
+    let pairs = pairs(text, line(text, database)?);
+    let value = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, range)| range.clone());
+    match value("host") {
+        // A comma separates hosts among which pgbouncer chooses itself; a slash begins a socket's path.
+        Some(host)
+            if !unquoted(&text[host.clone()]).contains([',', '/']) && !unquoted(&text[host.clone()]).is_empty() =>
+        {
+            Ok(Entry { host, port: value("port") })
+        }
+        _ => Err(RouteError::NoHost(database.to_owned())),
+    }
+}
+
+/// Finds the entry in the section `[databases]`; a file without headings is included from that section.
+fn line(text: &str, database: &str) -> Result<Range<usize>, RouteError> {
     let mut in_section = true;
     let mut found = None;
     let mut start = 0;
@@ -105,18 +128,7 @@ fn find(text: &str, database: &str) -> Result<Entry, RouteError> {
         }
         start += line.len();
     }
-    let range = found.ok_or_else(|| RouteError::NoEntry(database.to_owned()))?;
-    let pairs = pairs(text, range);
-    let value = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, range)| range.clone());
-    match value("host") {
-        // A comma separates hosts among which pgbouncer chooses itself; a slash begins a socket's path.
-        Some(host)
-            if !unquoted(&text[host.clone()]).contains([',', '/']) && !unquoted(&text[host.clone()]).is_empty() =>
-        {
-            Ok(Entry { host, port: value("port") })
-        }
-        _ => Err(RouteError::NoHost(database.to_owned())),
-    }
+    found.ok_or_else(|| RouteError::NoEntry(database.to_owned()))
 }
 
 /// `key=value` pairs with the place of each value; values may be quoted, with `''` for a quote (pgbouncer's `cstr_get_pair`).
@@ -202,6 +214,12 @@ mod tests {
             Err(RouteError::Ambiguous("a".to_owned()))
         );
         assert_eq!(written_route("a = host=fd00::1 port=1", "a").unwrap(), "[fd00::1]:1");
+    }
+
+    #[test]
+    fn an_entrys_own_min_pool_size_is_seen() {
+        let text = "[databases]\na = host=h min_pool_size=3\nb = host=h min_pool_size='2' port=1\nc = host=h\n";
+        assert_eq!(["a", "b", "c", "d"].map(|name| own_min_size(text, name)), [3, 2, 0, 0]);
     }
 
     #[test]

@@ -3,13 +3,18 @@
 //! May use `model`, `journal` (the permit), `provider`, `transport` and `secret`. Sources: pgbouncer's manual, "Admin console"
 //! (PAUSE, RESUME, RELOAD, SHOW) and "Section `[databases]`".
 //!
-//! Two things decide how it is used. PAUSE waits for open transactions and never returns if somebody else resumes meanwhile: it
-//! gets a session and a deadline of its own, and a second console frees the clients when it misses it. RELOAD long before RESUME
-//! makes clients hang for `server_login_retry` if one of them asks in between (pgbouncer issue 498): [`Action::Redirect`] says both in
-//! one go. [`Action::Route`] is for a database whose clients are not held back.
+//! Three things decide how it is used. PAUSE waits for open transactions and never returns if somebody else resumes meanwhile: it
+//! gets a session and a deadline of its own, and a second console frees the clients when it misses it. PAUSE at a moment in which
+//! pgbouncer logs in at a server makes it turn clients away later (`pause`). RELOAD long before RESUME makes clients hang for
+//! `server_login_retry` if one of them logs in in between (pgbouncer issue 498): [`Action::Redirect`] says both in one go.
+//! [`Action::Route`] is for a database whose clients are not held back.
+//!
+//! Everything is said at the console of every process of a pooler (`processes`).
 
 mod client;
 mod convert;
+mod pause;
+mod processes;
 mod settings;
 
 use std::collections::BTreeSet;
@@ -19,10 +24,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use client::{Client, explain};
+use client::{Client, Console, explain};
+use futures_util::future::join_all;
 pub use settings::{check, schema};
 
-use super::pgwire::{Answer, Session, WireError, column};
+use super::pgwire::{Answer, WireError, column};
 use super::{Outcome, Provider};
 use crate::journal::Permit;
 use crate::model::{Action, Condition, Facts, ForeignName, FromTo, Observed, Peer, Scope, Target, Unreachable};
@@ -45,65 +51,51 @@ impl Pgbouncer {
         Self { client: Client::new(secrets, transport) }
     }
 
-    fn failed(target: &Target, error: &WireError) -> Outcome {
-        let why = explain(target, error);
+    fn failed(console: &Console<'_>, error: &WireError) -> Outcome {
+        let why = explain(console, error);
         if error.certain() { Outcome::NotApplied(why) } else { Outcome::Unknown(why) }
     }
 
-    /// Holds clients back; if their transactions do not end in time, lets them go on.
+    /// Does the same at every process, at the same time.
+    async fn everywhere<'a, F>(target: &'a Target, act: impl Fn(Console<'a>) -> F) -> Outcome
+    where
+        F: Future<Output = Outcome>,
+    {
+        processes::all(join_all(Console::all(target).into_iter().map(act)).await)
+    }
+
+    /// Holds clients back at every process, or at none.
     async fn pause(&self, target: &Target, database: &ForeignName, deadline: Instant) -> Outcome {
-        /// The most that is kept of the time for letting clients go on.
-        const RESERVE: Duration = Duration::from_millis(500);
-        let reserve = RESERVE.min(deadline.saturating_duration_since(Instant::now()) / 4);
-        let pause = format!("PAUSE {}", convert::identifier(database.as_str()));
-        let paused = loop {
-            // The way back is open before it is needed.
-            let (pausing, freeing) =
-                match tokio::try_join!(self.client.console(target, deadline), self.client.console(target, deadline)) {
-                    Ok(pair) => pair,
-                    Err(error) => return Self::failed(target, &error),
-                };
-            self.client.keep(target, freeing);
-            no_login(&pausing, database, Instant::now() + reserve).await;
-            let paused = pausing.query(&pause, deadline - reserve).await;
-            self.client.keep(target, pausing);
-            match paused {
-                // A kept session that had died. To ask twice is to ask once.
-                Err(WireError::Broken(_)) if Instant::now() + reserve < deadline => {
-                    tokio::time::sleep(POLL).await;
-                }
-                paused => break paused,
+        let consoles = Console::all(target);
+        // With several processes, one that fails must leave time to free the others.
+        let reserve = deadline.saturating_duration_since(Instant::now()) / 4;
+        let limit = if consoles.len() > 1 { deadline - reserve } else { deadline };
+        let pausing = consoles.iter().map(|console| pause::pause(&self.client, console, database, limit));
+        let outcomes = join_all(pausing).await;
+        let applied = |outcome: &Outcome| *outcome == Outcome::Applied;
+        if outcomes.iter().all(applied) || !outcomes.iter().any(applied) {
+            return processes::all(outcomes);
+        }
+        let freed = Self::everywhere(target, |console| self.resume(console, database, deadline)).await;
+        match (outcomes.into_iter().find(|outcome| matches!(outcome, Outcome::NotApplied(_))), freed) {
+            (Some(refused), Outcome::Applied) => refused,
+            (_, Outcome::NotApplied(why) | Outcome::Unknown(why)) => Outcome::Unknown(why),
+            (None, Outcome::Applied) => {
+                let why = format!("a part of its processes did not answer PAUSE {database}; clients go on");
+                Outcome::NotApplied(Unreachable::new(why, target.name()))
             }
-        };
-        match paused {
-            Ok(_) => Outcome::Applied,
-            Err(WireError::Deadline) => {
-                let tried = format!("PAUSE {database} at {}", target.name());
-                match self.say_resume(target, database, deadline).await {
-                    Ok(()) => Outcome::NotApplied(
-                        Unreachable::new("open transactions did not end in time; clients go on", tried)
-                            .advice("look for long transactions on the primary"),
-                    ),
-                    Err(error) => Outcome::Unknown(
-                        Unreachable::new(format!("open transactions did not end in time, and RESUME: {error}"), tried)
-                            .advice(format!("clients may be held back: RESUME {database} at the console")),
-                    ),
-                }
-            }
-            Err(error) => Self::failed(target, &error),
         }
     }
 
-    async fn resume(&self, target: &Target, database: &ForeignName, deadline: Instant) -> Outcome {
-        match self.say_resume(target, database, deadline).await {
+    async fn resume(&self, console: Console<'_>, database: &ForeignName, deadline: Instant) -> Outcome {
+        let floor = self.client.floor(&console, None);
+        let resume = resume(database);
+        let statements: Vec<&str> = std::iter::once(resume.as_str()).chain(floor.as_deref()).collect();
+        let said = self.client.say(&console, &statements, deadline).await;
+        match said.and_then(|answers| answers.into_iter().try_for_each(resumed)) {
             Ok(()) => Outcome::Applied,
-            Err(error) => Self::failed(target, &error),
+            Err(error) => Self::failed(&console, &error),
         }
-    }
-
-    async fn say_resume(&self, target: &Target, database: &ForeignName, deadline: Instant) -> Result<(), WireError> {
-        let answers = self.client.say(target, &[&resume(database)], deadline).await?;
-        answers.into_iter().try_for_each(resumed)
     }
 
     async fn write_route(
@@ -155,17 +147,17 @@ impl Pgbouncer {
     /// Loads the configuration and sees where it leads.
     async fn route(
         &self,
-        target: &Target,
+        console: Console<'_>,
         database: &ForeignName,
         route: &FromTo<String>,
         deadline: Instant,
     ) -> Outcome {
-        let tried = || format!("loading the route of {database} at {}", target.name());
-        let shown = self.client.say(target, &["SHOW DATABASES"], deadline).await;
+        let tried = || format!("loading the route of {database}, {}", console.tried());
+        let shown = self.client.say(&console, &["SHOW DATABASES"], deadline).await;
         let present = match shown.and_then(|answers| loaded_route(answers, database)) {
             Ok(present) => present,
             // It was only asked.
-            Err(error) => return Outcome::NotApplied(explain(target, &error)),
+            Err(error) => return Outcome::NotApplied(explain(&console, &error)),
         };
         if present.as_deref() == Some(&route.to) {
             return Outcome::Applied;
@@ -174,12 +166,12 @@ impl Pgbouncer {
             let present = present.unwrap_or_else(|| "nowhere".to_owned());
             return Outcome::NotApplied(Unreachable::new(format!("it leads to {present}"), tried()));
         }
-        let answers = self.client.say(target, &["RELOAD", "SHOW DATABASES"], deadline).await;
+        let answers = self.client.say(&console, &["RELOAD", "SHOW DATABASES"], deadline).await;
         match answers.and_then(|answers| loaded_route(answers, database)) {
             Ok(Some(now)) if now == route.to => Outcome::Applied,
             Ok(now) => Outcome::Unknown(misled(now, route, tried())),
             // Also a refused RELOAD may have loaded a part.
-            Err(error) => Outcome::Unknown(explain(target, &error)),
+            Err(error) => Outcome::Unknown(explain(&console, &error)),
         }
     }
 
@@ -187,22 +179,24 @@ impl Pgbouncer {
     /// held back. It would make pgbouncer count a failed login, and keep everybody waiting for `server_login_retry`.
     async fn redirect(
         &self,
-        target: &Target,
+        console: Console<'_>,
         database: &ForeignName,
         route: &FromTo<String>,
         deadline: Instant,
     ) -> Outcome {
-        let tried = || format!("loading the route of {database} at {} and letting clients go on", target.name());
+        let tried = || format!("loading the route of {database} and letting clients go on, {}", console.tried());
         let statements = ["RELOAD", "SHOW DATABASES", &resume(database)];
-        let mut answers = match self.client.say(target, &statements, deadline).await {
+        let mut answers = match self.client.say(&console, &statements, deadline).await {
             Ok(answers) => answers,
-            Err(error) => return Self::failed(target, &error),
+            Err(error) => return Self::failed(&console, &error),
         };
+        // RELOAD has brought back what the configuration says.
+        self.client.floor(&console, None);
         let end = answers.pop().map_or(Ok(()), resumed);
         match (loaded_route(answers, database), end) {
             (Ok(Some(now)), Ok(())) if now == route.to => Outcome::Applied,
             (Ok(now), Ok(())) => Outcome::Unknown(misled(now, route, tried())),
-            (_, Err(error)) | (Err(error), _) => Outcome::Unknown(explain(target, &error)),
+            (_, Err(error)) | (Err(error), _) => Outcome::Unknown(explain(&console, &error)),
         }
     }
 
@@ -215,7 +209,9 @@ impl Pgbouncer {
         deadline: Instant,
     ) -> Outcome {
         match self.write_route(target, database, route, deadline).await {
-            Outcome::Applied => self.route(target, database, route, deadline).await,
+            Outcome::Applied => {
+                Self::everywhere(target, |console| self.route(console, database, route, deadline)).await
+            }
             other => other,
         }
     }
@@ -223,14 +219,14 @@ impl Pgbouncer {
     /// Writes to the log of whatever primary clients reach, without needing a table.
     async fn marker(
         &self,
-        target: &Target,
+        console: Console<'_>,
         database: &ForeignName,
         primary: &Peer,
         run: &str,
         deadline: Instant,
     ) -> Outcome {
-        let tried = || format!("a write through {} to {database}", target.name());
-        let session = match self.client.as_client(target, database.as_str(), deadline).await {
+        let tried = || format!("a write through {} ({}) to {database}", console.target.name(), console.address);
+        let session = match self.client.as_client(&console, database.as_str(), deadline).await {
             Ok(session) => session,
             Err(error) => return Outcome::NotApplied(error.unreachable(tried())),
         };
@@ -252,21 +248,6 @@ impl Pgbouncer {
         }
         let why = format!("it was taken by {landed}, not by {} ({})", primary.member.name(), primary.address);
         Outcome::Unknown(Unreachable::new(why, tried()).advice("see which member clients are led to"))
-    }
-}
-
-/// Waits for a moment without a login at a server, until `limit`: PAUSE cuts such a login short, pgbouncer counts that as failed, and
-/// after RESUME it turns clients away ("server login has been failing") until the next one has succeeded.
-async fn no_login(session: &Session, database: &ForeignName, limit: Instant) {
-    let in_login = |row: &tokio_postgres::SimpleQueryRow| {
-        column(row, "database") == Some(database.as_str()) && column(row, "sv_login").is_some_and(|count| count != "0")
-    };
-    while Instant::now() < limit {
-        match session.query("SHOW POOLS", limit).await {
-            Ok(rows) if rows.iter().any(in_login) => tokio::time::sleep(POLL).await,
-            // Whatever else is wrong shows at the PAUSE.
-            _ => return,
-        }
     }
 }
 
@@ -321,13 +302,20 @@ impl Provider for Pgbouncer {
     async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome {
         match action {
             Action::Pause { database } => self.pause(target, database, deadline).await,
-            Action::Resume { database } => self.resume(target, database, deadline).await,
+            Action::Resume { database } => {
+                Self::everywhere(target, |console| self.resume(console, database, deadline)).await
+            }
             Action::WriteRoute { database, route } => self.write_route(target, database, route, deadline).await,
-            Action::Route { database, route } => self.route(target, database, route, deadline).await,
-            Action::Redirect { database, route } => self.redirect(target, database, route, deadline).await,
+            Action::Route { database, route } => {
+                Self::everywhere(target, |console| self.route(console, database, route, deadline)).await
+            }
+            Action::Redirect { database, route } => {
+                Self::everywhere(target, |console| self.redirect(console, database, route, deadline)).await
+            }
             Action::RestoreRoute { database, route } => self.restore_route(target, database, route, deadline).await,
             Action::Marker { database, primary } => {
-                self.marker(target, database, primary, &permit.run().0, deadline).await
+                let run = &permit.run().0;
+                Self::everywhere(target, |console| self.marker(console, database, primary, run, deadline)).await
             }
             other => Outcome::NotApplied(Unreachable::new(
                 format!("the provider `pgbouncer` cannot {}", other.verb()),
@@ -377,14 +365,11 @@ impl Provider for Pgbouncer {
             let mut known = self.client.alone_with_file(target).await;
             *known = self.client.read_file(target, deadline).await.ok();
         };
-        let consoles = async {
-            if let Ok((one, other)) =
-                tokio::try_join!(self.client.console(target, deadline), self.client.console(target, deadline))
-            {
-                self.client.keep(target, one);
-                self.client.keep(target, other);
-            }
-        };
+        let consoles = join_all(Console::all(target).into_iter().map(|console| async move {
+            let (one, other) =
+                tokio::join!(self.client.console(&console, deadline), self.client.console(&console, deadline));
+            one.into_iter().chain(other).for_each(|session| self.client.keep(&console, session));
+        }));
         tokio::join!(file, consoles);
     }
 }

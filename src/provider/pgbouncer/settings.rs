@@ -1,13 +1,34 @@
 //! The settings of a pooler: pure.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::diagnostic::Diagnostic;
-use crate::model::text::list;
+use crate::model::text;
 use crate::model::{Place, Setting, SettingValue, Settings, TargetKind};
+use crate::provider::pgwire::split_address;
 use crate::secret::Reference;
 
-const KEYS: [&str; 4] = ["admin", "password", "databases", "probe"];
+const KEYS: [&str; 5] = ["admin", "password", "consoles", "databases", "probe"];
+
+const CONSOLE: &str =
+    "write `tcp://HOST:PORT`, an address of that process alone, or `unix:/PATH`, a socket of this machine";
+
+/// Where the consoles of a pooler's processes are, as the setting `consoles` lists them: `host:port` or `unix:/PATH`.
+pub(super) fn consoles(settings: &Settings) -> Vec<String> {
+    match settings.get("consoles").map(|setting| &setting.value) {
+        Some(SettingValue::List(items)) => items.iter().filter_map(|item| console(item.as_text()?)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn console(text: &str) -> Option<String> {
+    match text.strip_prefix("tcp://") {
+        Some(address) => split_address(address).filter(|(_, port)| *port > 0).map(|_| address.to_owned()),
+        None => text.strip_prefix("unix:/").map(|_| text.to_owned()),
+    }
+}
 
 /// Judges a pooler's settings, all at once.
 pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
@@ -34,6 +55,7 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
                 }
             }
             "password" => findings.extend(Reference::parse(setting).err()),
+            "consoles" => wrong_consoles(setting, &mut findings),
             "probe" => probe(setting, &mut findings),
             _ => findings.push(unknown("the provider `pgbouncer`", key, *place, &KEYS)),
         }
@@ -48,6 +70,14 @@ pub fn schema() -> Value {
         "properties": {
             "admin": { "description": "A user of `admin_users`, for the pooler's console.", "type": "string", "minLength": 1 },
             "password": Reference::schema("The password of that user."),
+            "consoles": {
+                "description": "Where several processes share a port: the console of each, tcp://HOST:PORT (an address of that process \
+                                alone) or unix:/PATH (a socket of this machine).",
+                "type": "array",
+                "items": { "type": "string", "pattern": "^(tcp://.+:[0-9]+|unix:/.+)$" },
+                "minItems": 1,
+                "uniqueItems": true,
+            },
             "databases": {
                 "description": "The file on the pooler's machine that holds the section [databases]; an absolute path.",
                 "type": "string",
@@ -77,9 +107,33 @@ fn wrong_text(key: &str, setting: &Setting) -> Option<Diagnostic> {
     })
 }
 
+fn wrong_consoles(setting: &Setting, findings: &mut Vec<Diagnostic>) {
+    let items = match &setting.value {
+        SettingValue::List(items) if !items.is_empty() => items,
+        _ => {
+            let message = format!("`consoles` is a list with a console for each process, not {}", setting.kind());
+            findings.push(Diagnostic::error("wrong-setting", setting.place, message).help(CONSOLE));
+            return;
+        }
+    };
+    let mut seen = BTreeSet::new();
+    for item in items {
+        let Some(address) = item.as_text().and_then(console) else {
+            let what = item.as_text().map_or_else(|| item.kind().to_owned(), |text| format!("`{text}`"));
+            findings
+                .push(Diagnostic::error("wrong-setting", item.place, format!("{what} is no console")).help(CONSOLE));
+            continue;
+        };
+        if !seen.insert(address) {
+            let message = "this console is listed twice: every process has its own";
+            findings.push(Diagnostic::error("wrong-setting", item.place, message));
+        }
+    }
+}
+
 fn unknown(whose: &str, key: &str, place: Place, known: &[&str]) -> Diagnostic {
     Diagnostic::error("unknown-key", place, format!("{whose} has no setting `{key}`"))
-        .help(format!("it has {}", list(known.iter().map(|key| format!("`{key}`")))))
+        .help(format!("it has {}", text::list(known.iter().map(|key| format!("`{key}`")))))
 }
 
 fn probe(setting: &Setting, findings: &mut Vec<Diagnostic>) {
@@ -116,12 +170,28 @@ mod tests {
         entries.iter().map(|(key, value)| ((*key).to_owned(), (Place::default(), setting(value.clone())))).collect()
     }
 
+    fn list(items: &[&str]) -> SettingValue {
+        SettingValue::List(items.iter().map(|item| setting(SettingValue::Text((*item).to_owned()))).collect())
+    }
+
+    #[test]
+    fn consoles_are_addresses_or_sockets() {
+        let entries =
+            map(&[("consoles", list(&["tcp://10.0.0.1:6432", "unix:/run/1/.s.PGSQL.6432", "tcp://[fd00::1]:1"]))]);
+        let found = consoles(&Settings { entries, place: Place::default() });
+        assert_eq!(found, ["10.0.0.1:6432", "unix:/run/1/.s.PGSQL.6432", "[fd00::1]:1"]);
+        for wrong in ["10.0.0.1:6432", "tcp://10.0.0.1", "tcp://10.0.0.1:0", "unix:run", ""] {
+            assert_eq!(console(wrong), None, "{wrong}");
+        }
+    }
+
     #[test]
     fn every_wrong_setting_is_found_at_once() {
         let text = |text: &str| SettingValue::Text(text.to_owned());
         let wrong = [
             ("databases", text("databases.ini")),
             ("password", text("geheim")),
+            ("consoles", list(&["tcp://h:6432", "h:6432", "tcp://h:6432"])),
             ("probe", SettingValue::Map(map(&[("login", text("app"))]))),
             ("port", SettingValue::Integer(6432)),
         ];
@@ -129,7 +199,16 @@ mod tests {
         let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
         assert_eq!(
             codes,
-            ["missing-setting", "wrong-setting", "secret-reference", "unknown-key", "missing-setting", "unknown-key"]
+            [
+                "missing-setting",
+                "wrong-setting",
+                "wrong-setting",
+                "wrong-setting",
+                "secret-reference",
+                "unknown-key",
+                "missing-setting",
+                "unknown-key"
+            ]
         );
         assert!(findings.iter().all(|finding| !finding.message.contains("geheim")));
         let right = [

@@ -10,7 +10,7 @@ use super::convert::{self, HostState};
 use super::settings::no_control;
 use crate::model::{Lineage, MemberFacts, Target, Unreachable};
 use crate::provider::Outcome;
-use crate::provider::pgwire::{Login, Session, Sessions, WireError};
+use crate::provider::pgwire::{APPLICATION, Login, Session, Sessions, WireError};
 use crate::secret::SecretReader;
 use crate::transport::{Command, Transport, TransportError};
 
@@ -101,6 +101,7 @@ impl Client {
         };
         let login = Login {
             address: target.address.clone(),
+            application: APPLICATION.to_owned(),
             user: user.to_owned(),
             database: target.settings.text("database").unwrap_or("postgres").to_owned(),
             password,
@@ -243,7 +244,9 @@ pub(super) fn explain(target: &Target, error: &WireError) -> Unreachable {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
             unreachable.advice(format!("give `{user}` the rights that docs/providers.md lists under postgresql"))
         }
-        Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => unreachable.advice("wait until it has started"),
+        Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => unreachable.advice(
+            "wait until it has started; a replica with hot_standby = off never answers: set it to on, and restart it",
+        ),
         _ => match error {
             WireError::NoSession { .. } => unreachable.advice("check that it runs and that its address can be reached"),
             _ => unreachable,

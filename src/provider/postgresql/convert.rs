@@ -63,6 +63,7 @@ struct ReportedReplica {
     synchronous: bool,
     lag_bytes: u64,
     lag_ms: Option<f64>,
+    silence_ms: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,6 +122,7 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
         synchronous: it.synchronous,
         lag_bytes: it.lag_bytes,
         lag: it.lag_ms.map(millis),
+        silence: it.silence_ms.map(millis),
     };
     let slot = |it: ReportedSlot| SlotFacts {
         name: it.name,
@@ -345,8 +347,18 @@ pub(super) fn native_state(verb: &str, args: &super::Arguments, facts: &MemberFa
             [slots(&args.followers, args.followers.len()), names(), None].into_iter().flatten().collect()
         }
         super::UNPREPARE_PROMOTION => [slots(&args.new_slots(), 0), temporary()].into_iter().flatten().collect(),
-        super::PREPARE_DEMOTION if follows_as_asked => Vec::new(),
-        super::PREPARE_DEMOTION => return "undone".to_owned(),
+        super::PREPARE_DEMOTION | super::FOLLOW_LATER if follows_as_asked => Vec::new(),
+        super::PREPARE_DEMOTION | super::FOLLOW_LATER => return "undone".to_owned(),
+        super::MAKE_SLOTS if there(&args.new_slots()) == 0 && !args.new_slots().is_empty() => {
+            return "undone".to_owned();
+        }
+        super::MAKE_SLOTS => slots(&args.followers, args.followers.len()).into_iter().collect(),
+        super::SET_SYNCHRONOUS
+            if !synchronous && args.synchronous_before.as_ref() == Some(&facts.synchronous_names) =>
+        {
+            return "undone".to_owned();
+        }
+        super::SET_SYNCHRONOUS => names().into_iter().collect(),
         super::UNPREPARE_DEMOTION => {
             connected.then(|| "primary_conninfo is still set".to_owned()).into_iter().collect()
         }

@@ -25,7 +25,8 @@ SELECT json_build_object(
       'streaming', state = 'streaming',
       'synchronous', sync_state IN ('sync', 'quorum'),
       'lag_bytes', greatest(position - coalesce(replay_lsn, '0/0'), 0),
-      'lag_ms', CASE WHEN replay_lsn >= position THEN 0 ELSE extract(epoch FROM replay_lag) * 1000 END
+      'lag_ms', CASE WHEN replay_lsn >= position THEN 0 ELSE extract(epoch FROM replay_lag) * 1000 END,
+      'silence_ms', CASE WHEN flush_lsn < position THEN extract(epoch FROM now - reply_time) * 1000 END
     ) ORDER BY application_name, pid), '[]') FROM pg_stat_replication),
   'slots', (SELECT coalesce(json_agg(json_build_object(
       'name', slot_name, 'logical', slot_type = 'logical', 'active', active,
@@ -44,8 +45,9 @@ SELECT json_build_object(
     FROM pg_stat_activity
    WHERE backend_type = 'client backend' AND now - xact_start > interval '1 second'),
   'settings', (SELECT json_object_agg(name, current_setting(name)) FROM unnest(ARRAY[
-      'archive_mode', 'default_transaction_read_only', 'hot_standby', 'max_replication_slots', 'max_standby_streaming_delay',
-      'max_slot_wal_keep_size', 'max_wal_senders', 'primary_slot_name', 'restart_after_crash', 'synchronous_commit', 'wal_level', 'wal_log_hints',
+      'archive_mode', 'default_transaction_read_only', 'hot_standby', 'max_connections', 'max_locks_per_transaction',
+      'max_prepared_transactions', 'max_replication_slots', 'max_slot_wal_keep_size', 'max_standby_streaming_delay', 'max_wal_senders',
+      'max_worker_processes', 'primary_slot_name', 'recovery_min_apply_delay', 'recovery_target_timeline', 'restart_after_crash', 'synchronous_commit', 'wal_level', 'wal_log_hints',
       'data_checksums', 'wal_retrieve_retry_interval', 'wal_sender_timeout']) AS name),
   -- What an operator has written into postgresql.conf is not ours, whatever its value.
   'quick_retry', EXISTS (SELECT FROM pg_settings WHERE name = 'wal_retrieve_retry_interval'

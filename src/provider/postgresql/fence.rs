@@ -167,10 +167,31 @@ pub(super) async fn rejoin(client: &Client, target: &Target, primary: &Peer, dea
                         .advice("if it ended without a clean stop it needs pg_rewind or a new copy"),
                 ));
             }
-            client.host(target, "rejoin", host_arguments(target, primary, Vec::new())?, deadline).await.map(drop)
+            client.host(target, "rejoin", host_arguments(target, primary, Vec::new())?, deadline).await?;
+            follows_as_told(client, target, &connection, &slot, deadline).await
         }
         Err(error) => Err(Failure::untouched(explain(target, &error))),
     }
+}
+
+/// Somebody may have started it in the same moment, and it may have read its configuration before that was written: once it answers it
+/// is told again. One that does not answer by the deadline is judged by whoever verifies.
+async fn follows_as_told(
+    client: &Client,
+    target: &Target,
+    connection: &str,
+    slot: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let sql = format!("SELECT current_setting('primary_conninfo') = {}", literal(connection));
+    while Instant::now() < deadline {
+        match client.ask(target, &sql, deadline).await {
+            Ok(rows) if is_true(&rows) => return Ok(()),
+            Ok(_) => return point(client, target, connection, slot, deadline).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+    Ok(())
 }
 
 /// Points a running replica elsewhere: since PostgreSQL 13 a reload is enough.

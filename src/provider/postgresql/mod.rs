@@ -15,6 +15,11 @@
 //! | [`unprepare_promotion`](UNPREPARE_PROMOTION) | the candidate | the same | drops the slots that nobody uses and that are not `kept`, resets both settings, or sets the names to `synchronous_before` |
 //! | [`prepare_demotion`](PREPARE_DEMOTION) | the old primary | `primary`: member and `host:port` of its successor | sets `primary_conninfo` and `primary_slot_name` (of no effect on a primary), CHECKPOINT |
 //! | [`unprepare_demotion`](UNPREPARE_DEMOTION) | the old primary | the same | resets both |
+//! | [`make_slots`](MAKE_SLOTS) | any member | `followers`, `kept` as above | creates a physical slot for each follower |
+//! | [`unmake_slots`](UNMAKE_SLOTS) | the same | the same | drops those that nobody uses and that are not `kept` |
+//! | [`set_synchronous`](SET_SYNCHRONOUS) | a primary | `synchronous`: one text; `synchronous_before`: the text before; `awaited`: replicas by the names that they give | sets `synchronous_standby_names` |
+//! | [`unset_synchronous`](UNSET_SYNCHRONOUS) | the same | the same | sets it to `synchronous_before` once all `awaited` stream; before that commits would wait for them |
+//! | [`follow_later`](FOLLOW_LATER) | a replica | `primary`: member and `host:port` | sets `primary_conninfo` and `primary_slot_name`, and does not wait until it streams |
 //! | [`finish_promotion`](FINISH_PROMOTION) | the new primary, after the rejoin | `synchronous`: the complete set | sets it, resets the temporary setting, drops the slot in its own name, CHECKPOINT |
 //! | [`finish_demotion`](FINISH_DEMOTION) | the rejoined old primary | `stale`: members that followed it | resets the temporary setting, drops their slots where nobody uses them |
 //!
@@ -54,6 +59,16 @@ pub const UNPREPARE_PROMOTION: &str = "unprepare_promotion";
 pub const PREPARE_DEMOTION: &str = "prepare_demotion";
 /// Native verb: takes [`PREPARE_DEMOTION`] back.
 pub const UNPREPARE_DEMOTION: &str = "unprepare_demotion";
+/// Native verb: slots for followers.
+pub const MAKE_SLOTS: &str = "make_slots";
+/// Native verb: takes [`MAKE_SLOTS`] back.
+pub const UNMAKE_SLOTS: &str = "unmake_slots";
+/// Native verb: whom commits wait for at a primary.
+pub const SET_SYNCHRONOUS: &str = "set_synchronous";
+/// Native verb: takes [`SET_SYNCHRONOUS`] back, as soon as that makes no commit wait.
+pub const UNSET_SYNCHRONOUS: &str = "unset_synchronous";
+/// Native verb: a replica that cannot follow yet is told whom to follow once it can.
+pub const FOLLOW_LATER: &str = "follow_later";
 /// Native verb: what remains to be done at the new primary.
 pub const FINISH_PROMOTION: &str = "finish_promotion";
 /// Native verb: what remains to be done at the old primary.
@@ -98,7 +113,7 @@ impl Postgresql {
                 let wrong = |why: String| Unreachable::new(why, format!("{verb} at {}", target.name()));
                 let args = Arguments::read(target, args).map_err(wrong)?;
                 let follows = match verb.as_str() {
-                    PREPARE_DEMOTION => self.follows(target, &args, deadline).await?,
+                    PREPARE_DEMOTION | FOLLOW_LATER => self.follows(target, &args, deadline).await?,
                     _ => false,
                 };
                 let mut facts = self.client.facts(target, deadline).await?;

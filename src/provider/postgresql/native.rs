@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::client::{Client, Failure, explain};
 use super::convert::{QUICK_RETRY, SLOT_BOUND, connection, literal, slot_name};
+use crate::model::text::list;
 use crate::model::{Peer, Target, TargetId, Unreachable};
 use crate::provider::pgwire::{Session, WireError};
 
@@ -27,6 +28,8 @@ pub(super) struct Arguments {
     pub released: Vec<String>,
     /// Members whose slots are of no more use.
     pub stale: Vec<String>,
+    /// Replicas that must stream before commits may wait for them, by the names that they give.
+    pub awaited: Vec<String>,
 }
 
 impl Arguments {
@@ -42,6 +45,7 @@ impl Arguments {
                 ("released", _) => read.released.clone_from(values),
                 ("stale", _) => read.stale.clone_from(values),
                 ("kept", _) => read.kept.clone_from(values),
+                ("awaited", _) => read.awaited.clone_from(values),
                 ("synchronous_before", []) => read.synchronous_before = Some(String::new()),
                 ("synchronous_before", [value]) => read.synchronous_before = Some(value.clone()),
                 ("synchronous", []) => read.synchronous = Some(String::new()),
@@ -181,6 +185,57 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Sets whom to receive from; of effect on a replica only, at once.
+    async fn connect_to(&mut self, connection: &str, slot: &str) -> Result<(), Failure> {
+        self.act(&format!("ALTER SYSTEM SET primary_conninfo = {}", literal(connection))).await?;
+        self.act(&format!("ALTER SYSTEM SET primary_slot_name = {}", literal(slot))).await?;
+        self.reload().await
+    }
+
+    /// Sets the names back once those whom commits would wait for are there. What somebody else has set meanwhile stays.
+    async fn restore_synchronous(&mut self, args: &Arguments) -> Result<(), Failure> {
+        let Some(before) = &args.synchronous_before else { return Ok(()) };
+        let stay = |why: String| {
+            let tried = format!("setting synchronous_standby_names of {} back to `{before}`", self.target.name());
+            Failure::untouched(Unreachable::new(why, tried).advice(format!(
+                "commits go on, with fewer copies; once the replica streams again: ALTER SYSTEM SET synchronous_standby_names = {}",
+                literal(before)
+            )))
+        };
+        let now = self.ask("SHOW synchronous_standby_names").await?;
+        if now.as_ref() == Some(before) {
+            return Ok(());
+        }
+        if now != args.synchronous {
+            return Err(stay(format!("somebody has set it to `{}` meanwhile", now.unwrap_or_default())));
+        }
+        let missing = |name: &String| {
+            let name = literal(name);
+            format!(
+                "NOT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = {name} AND state = 'streaming')"
+            )
+        };
+        if !args.awaited.is_empty() {
+            let any: Vec<String> = args.awaited.iter().map(missing).collect();
+            let sql = format!("SELECT NOT ({})", any.join(" OR "));
+            let all = |rows: &[tokio_postgres::SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
+            // The rest of the time is for the change itself.
+            let until = self.deadline - self.deadline.saturating_duration_since(Instant::now()) / 4;
+            match self.session.poll(&sql, Duration::from_millis(20), until, all).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(stay(format!(
+                        "not all of {} stream: commits would wait for them",
+                        list(&args.awaited)
+                    )));
+                }
+                Err(error) => return Err(self.failure(&error)),
+            }
+        }
+        self.synchronous(Some(before)).await?;
+        self.reload().await
+    }
+
     async fn synchronous(&mut self, names: Option<&String>) -> Result<(), Failure> {
         match names {
             Some(names) => self.act(&format!("ALTER SYSTEM SET synchronous_standby_names = {}", literal(names))).await,
@@ -200,6 +255,11 @@ pub(super) async fn apply(
     let refused = |why: String| Failure::untouched(Unreachable::new(why, format!("{verb} at {}", target.name())));
     let args = Arguments::read(target, args).map_err(refused)?;
     let known = [
+        super::MAKE_SLOTS,
+        super::UNMAKE_SLOTS,
+        super::SET_SYNCHRONOUS,
+        super::UNSET_SYNCHRONOUS,
+        super::FOLLOW_LATER,
         super::PREPARE_PROMOTION,
         super::UNPREPARE_PROMOTION,
         super::PREPARE_DEMOTION,
@@ -213,7 +273,7 @@ pub(super) async fn apply(
         return Err(refused(format!("the provider `postgresql` has no verb `{verb}`")));
     }
     let connection = match verb {
-        super::PREPARE_DEMOTION => args.connection(target).map_err(refused)?,
+        super::PREPARE_DEMOTION | super::FOLLOW_LATER => args.connection(target).map_err(refused)?,
         _ => String::new(),
     };
     let own_slot = slot_name(target.name()).map_err(refused)?;
@@ -246,10 +306,21 @@ pub(super) async fn apply(
                 work.reload().await?;
             }
         }
-        super::PREPARE_DEMOTION => {
-            work.act(&format!("ALTER SYSTEM SET primary_conninfo = {}", literal(&connection))).await?;
-            work.act(&format!("ALTER SYSTEM SET primary_slot_name = {}", literal(&own_slot))).await?;
+        super::MAKE_SLOTS => work.create_slots(&args.followers).await?,
+        super::UNMAKE_SLOTS => work.drop_slots(&args.new_slots()).await?,
+        super::SET_SYNCHRONOUS => {
+            work.synchronous(args.synchronous.as_ref()).await?;
             work.reload().await?;
+        }
+        super::UNSET_SYNCHRONOUS => work.restore_synchronous(&args).await?,
+        super::FOLLOW_LATER => {
+            if work.ask("SELECT pg_is_in_recovery()").await?.as_deref() != Some("t") {
+                return Err(refused("it is a primary: fence it first".to_owned()));
+            }
+            work.connect_to(&connection, &own_slot).await?;
+        }
+        super::PREPARE_DEMOTION => {
+            work.connect_to(&connection, &own_slot).await?;
             work.act("CHECKPOINT").await?;
         }
         super::UNPREPARE_DEMOTION => {

@@ -47,7 +47,6 @@ pub(super) fn name(text: &str) -> Result<Name, Fault> {
     if labels.iter().any(|label| label.len() > 63) {
         return Err(wrong("a label is longer than 63 characters"));
     }
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'*');
     if !labels.iter().all(|label| label.bytes().all(plain)) {
         return Err(wrong("it has other characters than letters, digits, `-`, `_` and `*`"));
     }
@@ -58,10 +57,20 @@ pub(super) fn name(text: &str) -> Result<Name, Fault> {
     Ok(name)
 }
 
-/// A name as the model writes it: lower case, no final dot.
+/// What the names of the model are made of.
+fn plain(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'*')
+}
+
+/// A name as the model writes it: lower case, no final dot. Other octets are escaped as in zone files (RFC 1035 §5.1); the library
+/// escapes a leading hyphen as well, which would make `-` another name than it was.
 pub(super) fn name_text(name: &Name) -> String {
-    let text = name.to_lowercase().to_ascii();
-    text.strip_suffix('.').map_or_else(|| text.clone(), str::to_owned)
+    let octet = |octet: &u8| match plain(*octet) {
+        true => char::from(octet.to_ascii_lowercase()).to_string(),
+        false => format!("\\{octet:03}"),
+    };
+    let labels: Vec<String> = name.iter().map(|label| label.iter().map(octet).collect()).collect();
+    labels.join(".")
 }
 
 fn wire_type(rtype: RecordType) -> WireType {
@@ -258,8 +267,9 @@ pub(super) fn encode(message: &Message) -> Result<Vec<u8>, Fault> {
     match message.to_vec() {
         Ok(bytes) if !truncated(&bytes) => Ok(bytes),
         _ => {
-            Err(Fault::new("the change does not fit one DNS message of 64 KiB, so that it could not be all or nothing")
-                .advice("move fewer hostnames at a time: split the plan by service"))
+            Err(Fault::new("the change does not fit one DNS message of 64 KiB, and in several it would not be all or nothing")
+                .advice("nothing was sent: spread the hostnames over several zones (each is a message of its own), or publish fewer \
+                         addresses for each"))
         }
     }
 }

@@ -233,7 +233,11 @@ impl Call<'_> {
                 .await
                 .map_err(|why| why.advice("check that the name server runs and that its TCP port is open from here"))?,
         };
-        let answers = self.within(open.ask(&questions)).await?;
+        let answers = self.within(open.ask(&questions)).await.map_err(|why| {
+            why.advice(
+                "check that a name server listens there and is not overloaded, and that no firewall eats its answers",
+            )
+        })?;
         *session = Some(open);
         convert::facts(keys, &questions, &answers).map_err(|fault| self.fault(fault))
     }

@@ -232,7 +232,13 @@ fn drain() -> Plan {
     };
     let switchable = |database: &str, number: u32| {
         let member = |facility: &str| TargetId::member(&database.into(), &format!("{facility}-pg{number}"));
-        let gate = Gate::Switchable { database: database.into(), primary: member("west"), candidate: member("east") };
+        let followers = BTreeSet::new();
+        let gate = Gate::Switchable {
+            database: database.into(),
+            primary: member("west"),
+            candidate: member("east"),
+            followers,
+        };
         step(
             &format!("gate.{database}"),
             0,
@@ -317,7 +323,7 @@ fn drain() -> Plan {
 #[test]
 fn a_drain_reads_well() {
     for width in [80, 120] {
-        let text = plan(&drain(), Some("plans/20261123-0615-drain-west.yaml"), Detail::Full, Style::plain(width));
+        let text = text(&drain(), Some("plans/20261123-0615-drain-west.yaml"), Detail::Full, Style::plain(width));
         assert!(text.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= width), "{text}");
         insta::assert_snapshot!(format!("drain_{width}"), text);
     }
@@ -325,9 +331,9 @@ fn a_drain_reads_well() {
 
 #[test]
 fn colours_add_nothing_but_colour() {
-    let coloured = plan(&drain(), None, Detail::Full, Style { width: 100, colour: true });
+    let coloured = text(&drain(), None, Detail::Full, Style { width: 100, colour: true });
     assert_eq!(
-        plan(&drain(), None, Detail::Full, Style::plain(100)),
+        text(&drain(), None, Detail::Full, Style::plain(100)),
         anstream::adapter::strip_str(&coloured).to_string()
     );
     insta::assert_snapshot!(
@@ -340,7 +346,7 @@ fn colours_add_nothing_but_colour() {
 fn a_plan_without_steps_says_that_it_touches_nothing() {
     let mut empty = drain();
     (empty.steps, empty.stages, empty.primaries, empty.holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    assert!(plan(&empty, None, Detail::Full, Style::plain(80)).contains("nothing; it only checks"));
+    assert!(text(&empty, None, Detail::Full, Style::plain(80)).contains("nothing; it only checks"));
 }
 
 #[test]
@@ -351,9 +357,58 @@ fn what_is_planned_for_the_sample_reads_well() {
     let now = "2026-11-23T06:15:00Z".parse().unwrap();
     match crate::plan::make(&topology, &intent, &[], &live(&topology, 100, "west"), now) {
         crate::plan::Planned::Plan(planned) => {
-            insta::assert_snapshot!("planned", plan(&planned, None, Detail::Full, Style::plain(110)));
-            insta::assert_snapshot!("brief", plan(&planned, None, Detail::Brief, Style::plain(100)));
+            insta::assert_snapshot!("planned", text(&planned, None, Detail::Full, Style::plain(110)));
+            insta::assert_snapshot!("brief", text(&planned, None, Detail::Brief, Style::plain(100)));
         }
         other => panic!("{other:#?}"),
     }
+}
+
+#[test]
+fn every_form_tells_the_same_plan() {
+    let plan = drain();
+    let file = Some("plans/20261123-0615-drain-west.yaml");
+    let told = |form| answer(PlanAnswer::Plan { plan: &plan, file, digest: "0123abcd" }, form);
+    insta::assert_snapshot!("drain_markdown", told(Form::Markdown(Detail::Full)));
+    insta::assert_snapshot!("brief_markdown", told(Form::Markdown(Detail::Brief)));
+    let mermaid = told(Form::Mermaid);
+    insta::assert_snapshot!("drain_mermaid", mermaid);
+    let json = told(Form::Json);
+    assert_eq!(json.lines().count(), 1);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["format"], &json["result"]), (&1.into(), &"plan".into()));
+    assert_eq!(json["plan"]["steps"].as_array().unwrap().len(), plan.steps.len());
+    insta::assert_json_snapshot!("drain_summary", json["summary"]);
+
+    // Each step of a section stands in its box, and both points of no return are marked.
+    assert_eq!(mermaid.matches(":::noreturn").count(), 2, "{mermaid}");
+    assert_eq!(mermaid.matches("stand or fall together").count(), 2, "{mermaid}");
+    assert_eq!(mermaid.matches("  subgraph ").count(), plan.stages.len() + 2, "{mermaid}");
+}
+
+#[test]
+fn refusals_and_nothing_to_do_have_every_form_too() {
+    let refusal = |what: &str| crate::plan::Refusal::new(what, "choose one <script>alert(1)</script> | or the other");
+    let refusals = [refusal("west is to be drained and restored at once"), refusal("no *facility* would serve")];
+    let notes = ["west is held".to_owned()];
+    let mut told = String::new();
+    let forms = [Form::Text(Detail::Full, Style::plain(60)), Form::Json, Form::Markdown(Detail::Full), Form::Mermaid];
+    for form in forms {
+        told += &answer(PlanAnswer::Nothing(&notes), form);
+        told += &answer(PlanAnswer::Refused { wish: "drain west", refusals: &refusals, exit_code: 3 }, form);
+    }
+    insta::assert_snapshot!("no_plan", told);
+}
+
+#[test]
+fn what_makes_a_plan_stale_keeps_to_the_width() {
+    let fact = |found: &str| crate::plan::Stale {
+        target: TargetId::name_server(&"clickbank.example".into(), "east-ns1"),
+        planned: "publishes pay.clickbank.example A TTL 30s 10.10.0.80 10.10.0.81 10.20.0.80 10.20.0.81".to_owned(),
+        found: found.to_owned(),
+    };
+    let facts = [fact("it publishes TTL 30s 10.10.0.80 10.20.0.80 10.20.0.99"), fact("no answer: timed out")];
+    let text = stale(&facts, Style::plain(60));
+    assert!(text.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= 60), "{text}");
+    insta::assert_snapshot!("stale", text);
 }

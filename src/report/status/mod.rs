@@ -1,8 +1,12 @@
 //! What is, as a matrix of tiers and facilities, with a verdict.
 
+mod machine;
 mod observer;
+mod prometheus;
 mod view;
 
+pub use machine::{DesiredShares, StatusData};
+pub use prometheus::prometheus;
 pub use view::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView};
 
 use super::text::{Page, Style, Text, Tone, command, moment};

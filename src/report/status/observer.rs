@@ -291,7 +291,7 @@ impl<'a> Observer<'a> {
         seen
     }
 
-    fn shares(&mut self, service: &Service) -> Shares {
+    pub(super) fn shares(&mut self, service: &Service) -> Shares {
         let seen = self.seen(service);
         let facility =
             |name: &ForeignName| service.servers.get(name.as_str()).map(|server| server.target.facility.clone());
@@ -391,14 +391,20 @@ impl<'a> Observer<'a> {
                     (false, true) => "serving",
                     (false, false) => "serves nothing",
                 };
-                Column { facility: name.clone(), state: state.to_owned(), drained: self.drained.contains(name) }
+                Column {
+                    facility: name.clone(),
+                    state: state.to_owned(),
+                    drained: self.drained.contains(name),
+                    held: self.held.contains(name),
+                    serving: serves,
+                }
             })
             .collect()
     }
 }
 
 /// Which part of a service's requests each facility serves.
-enum Shares {
+pub(super) enum Shares {
     /// Requests per second, as the proxies count them.
     Measured(BTreeMap<FacilityName, u64>),
     /// By weights, each proxy counting alike.

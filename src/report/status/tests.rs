@@ -55,6 +55,43 @@ fn a_drained_facility_that_is_switched_off_alarms_nobody_but_a_missing_replica_d
 }
 
 #[test]
+fn a_replica_of_a_replica_is_as_far_behind_as_that_one_says() {
+    let mut topology = topology();
+    let name: crate::model::DatabaseName = "accounts".into();
+    let database = topology.databases.get_mut(&name).unwrap();
+    let (id, address) = (TargetId::member(&name, "east-pg9"), "10.20.0.109:5432".to_owned());
+    let mut third = database.members["east-pg1"].clone();
+    third.target = std::sync::Arc::new(crate::model::Target { id: id.clone(), address, ..(*third.target).clone() });
+    let sender = database.members["east-pg1"].target.clone();
+    database.members.insert("east-pg9".to_owned(), third);
+    let mut live = live(&topology, 100, "west");
+    let change = |live: &mut Live, id: &TargetId, change: &mut dyn FnMut(&mut crate::model::MemberFacts)| match live
+        .get_mut(id)
+    {
+        Some(Observed::Known { value: Facts::Member(facts), .. }) => change(facts),
+        other => panic!("{other:?}"),
+    };
+    let cell = |live: &Live| {
+        let view = StatusView::new(&topology, live, &[], Vec::new(), now());
+        (view.level, status(&view, Style::plain(200)))
+    };
+    // The primary does not see it, its sender does.
+    let mut replica = None;
+    change(&mut live, &TargetId::member(&name, "west-pg1"), &mut |facts| {
+        let index = facts.replicas.iter().position(|replica| replica.name == "east_pg9").unwrap();
+        replica = Some(facts.replicas.remove(index));
+    });
+    change(&mut live, &id, &mut |facts| facts.receives_from = Some(sender.address.clone()));
+    let (level, text) = cell(&live);
+    assert_eq!(level, ExitLevel::Degraded, "{text}");
+    assert!(text.contains("east-pg9 is a replica that receives nothing"), "{text}");
+    change(&mut live, &sender.id, &mut |facts| facts.replicas.push(replica.clone().unwrap()));
+    let (level, text) = cell(&live);
+    assert_eq!(level, ExitLevel::Healthy, "{text}");
+    assert!(text.contains("east-pg9 replicates from east-pg1"), "{text}");
+}
+
+#[test]
 fn a_drained_facility_with_a_forgotten_hold() {
     let topology = topology();
     let hold = [drained_west("2026-11-22T00:00:00Z")];
@@ -98,4 +135,87 @@ fn shares_come_from_weights_where_there_is_no_traffic() {
 
 fn known(value: Facts) -> Observed<Facts> {
     Observed::Known { value, took: Duration::from_millis(1) }
+}
+
+fn data(topology: &crate::topology::Topology, live: &Live, holds: &[Hold], drift: Vec<String>) -> StatusData {
+    let view = StatusView::new(topology, live, holds, drift, now());
+    let kinds: Vec<_> = holds.iter().map(|hold| hold.kind.clone()).collect();
+    let desired = crate::plan::desired::desired(topology, &crate::plan::Intent::default(), &kinds, live).unwrap();
+    StatusData::new(&view, topology, live, Some(&desired.shares), now(), Duration::from_millis(42))
+}
+
+#[test]
+fn programs_get_everything_as_data() {
+    let topology = topology();
+    let mut live = live(&topology, 100, "west");
+    unreachable(&mut live, TargetId::proxy("west-lb1"), "no route to host", "show stat over TCP to 10.10.0.80:9999");
+    let drift = vec!["orderform: west-app1 at west-lb2 has weight 50, should be 100".to_owned()];
+    let data = data(&topology, &live, &[drained_west("2026-11-22T00:00:00Z")], drift);
+    let json = data.json();
+    assert_eq!(json.lines().count(), 1);
+    insta::assert_json_snapshot!("data", serde_json::from_str::<serde_json::Value>(&json).unwrap());
+}
+
+/// A metric's name, its labels and its value.
+type Sample = (String, Vec<(String, String)>, f64);
+
+/// The samples of a text in Prometheus's format; panics where it is none.
+fn samples(text: &str) -> Vec<Sample> {
+    let (mut samples, mut family, mut seen) = (Vec::new(), "", std::collections::BTreeSet::new());
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split_once(' ').expect("a help without text").0;
+            assert!(seen.insert(family), "{family} is not in one piece");
+        } else if let Some(typed) = line.strip_prefix("# TYPE ") {
+            assert_eq!(typed, format!("{family} gauge"));
+        } else {
+            let (name, mut rest) = line.split_once('{').unwrap();
+            assert_eq!(name, family);
+            let mut labels = Vec::new();
+            while !rest.starts_with('}') {
+                let (label, quoted) = rest.trim_start_matches(',').split_once("=\"").unwrap();
+                let (mut value, mut characters) = (String::new(), quoted.char_indices());
+                let end = loop {
+                    match characters.next().unwrap() {
+                        (at, '"') => break at,
+                        (_, '\\') => value.push(match characters.next().unwrap().1 {
+                            'n' => '\n',
+                            other => other,
+                        }),
+                        (_, c) => value.push(c),
+                    }
+                };
+                labels.push((label.to_owned(), value));
+                rest = &quoted[end + 1..];
+            }
+            let value = rest.strip_prefix("} ").unwrap();
+            assert!(!value.contains(' '), "a time, which the textfile collector refuses: {line}");
+            samples.push((name.to_owned(), labels, value.parse().unwrap()));
+        }
+    }
+    samples
+}
+
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let mut topology = topology();
+    let live = live(&topology, 100, "west");
+    let hold = [drained_west("2026-11-22T00:00:00Z")];
+    let text = prometheus(&data(&topology, &live, &hold, vec!["a".to_owned(), "b".to_owned()]));
+    insta::assert_snapshot!("prometheus", text);
+    let samples_of = |text: &str, name: &str| -> Vec<f64> {
+        samples(text).into_iter().filter(|(sample, ..)| sample == name).map(|(_, _, value)| value).collect()
+    };
+    assert_eq!(samples_of(&text, "handover_drift"), [2.0]);
+    assert_eq!(samples_of(&text, "handover_observation_timestamp_seconds"), [1_795_435_200.0]);
+
+    // Whatever a name holds, it reads back, and no two series are the same.
+    topology.name = "a\\b\"c\nd{},".to_owned();
+    let text = prometheus(&data(&topology, &live, &hold, Vec::new()));
+    let mut series = std::collections::BTreeSet::new();
+    for (name, labels, _) in samples(&text) {
+        assert_eq!(labels[0], ("topology".to_owned(), topology.name.clone()));
+        assert!(series.insert((name, labels)));
+    }
 }

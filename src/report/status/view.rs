@@ -62,6 +62,10 @@ pub struct Column {
     pub state: String,
     /// True if it should be drained.
     pub drained: bool,
+    /// True if a hold keeps it drained.
+    pub held: bool,
+    /// True if it serves users.
+    pub serving: bool,
 }
 
 /// One tier, or one service or database of a tier.
@@ -100,6 +104,7 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HeldView {
     /// The hold.
+    #[serde(flatten)]
     pub hold: Hold,
     /// True if somebody should have looked at it by now.
     pub overdue: bool,

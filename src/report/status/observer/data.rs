@@ -1,9 +1,8 @@
 //! The data tier: databases, and the poolers before them.
 
 use super::Observer;
-use crate::model::{
-    Database, Facts, MemberFacts, Observed, ReplicationMode, Role, Route, TargetId, text::list, text::same_member,
-};
+use crate::model::{Database, Facts, MemberFacts, Observed, ReplicationMode, Role, Route, TargetId, text::list};
+use crate::plan::followers;
 use crate::report::status::view::{Cell, ExitLevel, Mark, Problem, Row};
 use crate::report::text::{count, duration};
 
@@ -66,12 +65,19 @@ impl<'a> Observer<'a> {
             Role::Fenced => vec![wrong(format!("{name} is fenced and does not run"))],
             Role::Stopped => vec![wrong(format!("{name} does not run"))],
             Role::Replica => {
-                let seen =
-                    primary.and_then(|(_, primary)| primary.replicas.iter().find(|seen| same_member(&seen.name, name)));
+                // A replica may receive from another one, which then knows how far behind it is.
+                let upstream = followers::upstream(database, facts);
+                let upstream = upstream.filter(|peer| primary.is_none_or(|(id, _)| *id != peer.member));
+                let sender = upstream.as_ref().and_then(|peer| self.live.get(&peer.member)?.known()?.member());
+                let seen = sender.or(primary.map(|(_, facts)| facts)).and_then(|facts| followers::replica(facts, name));
                 let Some(seen) = seen.filter(|seen| seen.streaming) else {
                     return vec![wrong(format!("{name} is a replica that receives nothing"))];
                 };
-                let mode = if seen.synchronous { ", synchronous" } else { "" };
+                let mode = match &upstream {
+                    Some(peer) => format!(" from {}", peer.member.name()),
+                    None if seen.synchronous => ", synchronous".to_owned(),
+                    None => String::new(),
+                };
                 let lag = seen.lag.unwrap_or_default();
                 let text = format!("{name} replicates{mode}, {} behind", duration(lag));
                 let demanded = database.mode == ReplicationMode::Synchronous;

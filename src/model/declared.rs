@@ -348,6 +348,17 @@ pub struct Job {
     pub writes_to: BTreeSet<DatabaseName>,
 }
 
+/// What runs on a host under one name, stopped and started by the host's own commands before and after its power goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// How it is reached, as a job is.
+    pub target: Arc<Target>,
+    /// The targets that it is: several where one name serves several services.
+    pub of: BTreeSet<TargetId>,
+    /// What kind of thing those are.
+    pub kind: TargetKind,
+}
+
 /// What happens to sessions that never end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -10,8 +10,8 @@ use super::followers;
 use super::live::{self, backend_of};
 use super::weights::{Participant, effective, nearest};
 use crate::model::{
-    Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
+    Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
+    Percent, RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
     TargetKind, ZoneName,
 };
 use crate::topology::Topology;
@@ -446,11 +446,18 @@ impl Diff<'_> {
                 _ => None,
             }
         };
-        let ids = database.members.values().map(|member| &member.target.id);
+        // What was stopped with its facility is started with it.
+        let on = |member: &&Member| !self.desired.powered_off.contains_key(&member.target.facility);
+        let ids = database.members.values().filter(on).map(|member| &member.target.id);
         let members: BTreeMap<TargetId, Peer> = ids.filter_map(|id| Some((id.clone(), aside(id)?))).collect();
         let from = facts.synchronous_names.clone();
-        let others: Vec<&str> =
-            database.members.keys().map(String::as_str).filter(|name| *name != primary.member.name()).collect();
+        let others: Vec<&str> = database
+            .members
+            .values()
+            .filter(on)
+            .map(|it| it.target.name())
+            .filter(|name| *name != primary.member.name())
+            .collect();
         let missing = database.mode == ReplicationMode::Synchronous && from.is_empty() && !others.is_empty();
         let to = if missing { format!("FIRST 1 (\"{}\")", others.join("\", \"")) } else { from.clone() };
         if missing || !members.is_empty() {
@@ -458,7 +465,7 @@ impl Diff<'_> {
             let (database, primary) = (database.name.clone(), primary.clone());
             self.changes.follows.push(FollowChange { database, primary, members, synchronous });
         }
-        for member in database.members.values() {
+        for member in database.members.values().filter(on) {
             if live::member(self.live, &member.target.id).is_some_and(|facts| facts.role == Role::Stopped) {
                 let name = member.target.id.name();
                 self.changes

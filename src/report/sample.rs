@@ -131,6 +131,7 @@ pub fn topology() -> Topology {
         poolers: poolers.into_iter().collect(),
         hosts: BTreeMap::new(),
         jobs: [("billing".into(), billing)].into(),
+        units: BTreeMap::new(),
         policy: policy(),
         store: crate::topology::StoreKind::default(),
         digest: "4f3a91c2d7e8".to_owned(),

@@ -88,7 +88,7 @@ fn service(text: &mut String, number: usize) {
 }
 
 fn database(text: &mut String, number: usize) {
-    let primary = if number % 2 == 0 { "west" } else { "east" };
+    let primary = if number.is_multiple_of(2) { "west" } else { "east" };
     line(text, format_args!("  db{number}:\n    provider: postgresql\n    primary: {primary}\n    members:"));
     for (place, facility) in ["west", "east"].into_iter().enumerate() {
         let address = address(place, number, 5432);

@@ -64,7 +64,8 @@ impl Measured {
 
 /// Lets every way move its primary `pairs` times, in turns.
 pub fn measure(pairs: u32) -> Result<Vec<Measured>> {
-    let starts: [(&str, fn() -> Result<Box<dyn Way>>); 4] = [
+    type Start = fn() -> Result<Box<dyn Way>>;
+    let starts: [(&str, Start); 4] = [
         ("handover", || Ok(Box::new(handover::Handover::start()?))),
         ("handmade", || Ok(Box::new(handmade::Handmade::start()?))),
         ("patroni", || Ok(Box::new(patroni::Patroni::start()?))),

@@ -120,12 +120,24 @@ pub struct Status {
     pub common: Common,
 }
 
+/// How far a drain goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Depth {
+    /// No traffic, no job and no primary is left; everything goes on running
+    Traffic,
+    /// Also commits wait for nobody there, and the servers there are stopped: the power may go
+    Power,
+}
+
 /// `handover plan`.
 #[derive(Debug, Args)]
 pub struct Plan {
     /// Take a facility out of service (may be given several times)
     #[arg(long, value_name = "FACILITY")]
     pub drain: Vec<String>,
+    /// How far --drain goes: until no traffic is left, or until the power may go, with all servers stopped
+    #[arg(long, value_name = "DEPTH", default_value = "traffic", requires = "drain")]
+    pub depth: Depth,
     /// Bring a facility back (may be given several times)
     #[arg(long, value_name = "FACILITY")]
     pub restore: Vec<String>,

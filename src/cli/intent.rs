@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::args;
 use crate::model::text::list;
 use crate::model::{Database, FacilityName, Percent, PrimaryPlace, ServiceName, Span};
-use crate::plan::{Intent, Shares};
+use crate::plan::{Depth, Intent, Shares};
 use crate::topology::Topology;
 
 /// Stands for what the topology says: it ends a hold.
@@ -26,6 +26,11 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
         drain: reader.facilities(&args.drain),
         restore: reader.facilities(&args.restore),
         failback: args.failback,
+        depth: match args.depth {
+            args::Depth::Traffic => Depth::Traffic,
+            args::Depth::Power => Depth::Power,
+        },
+        power_on: BTreeSet::new(),
         primary: reader.each("--primary", &args.primary, Reader::primary),
         share: reader.each("--share", &args.share, Reader::share),
         lower_ttl: reader.services(args.lower_ttl.as_deref()),

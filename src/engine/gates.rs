@@ -79,6 +79,7 @@ impl Run {
                 }
                 None => Verdict::Hold(format!("the topology has no service {service}")),
             },
+            Gate::Off { targets } => gate::judge_off(targets, &self.engine.observe_only(targets).await),
             Gate::Synthetic { services, addresses } => self.synthetic(services, addresses).await,
             Gate::Soak { .. } => Verdict::Hold("a soak is watched, not asked".to_owned()),
         }

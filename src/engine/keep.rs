@@ -16,11 +16,14 @@ use crate::journal::Record;
 use crate::model::{
     Action, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, Saved, Scope, ServerSetting, Span, TargetId,
 };
-use crate::plan::{Assumption, Plan, StepId, Work};
+use crate::plan::{Assumption, Plan, Step, StepId, Work};
 use crate::provider::Outcome;
 
 /// How often the proxies are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often one that does not answer is asked again.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How long setting one again may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -44,12 +47,17 @@ pub(super) struct Kept {
 impl Kept {
     /// A step has set, or set back, what its action says.
     pub(super) fn set(&mut self, step: &StepId, action: &Action) {
+        self.set_at(step, action, Instant::now());
+    }
+
+    /// The same at an earlier moment.
+    pub(super) fn set_at(&mut self, step: &StepId, action: &Action, at: Instant) {
         let Action::SetShare { backends } = action else { return };
         for (backend, servers) in backends {
             let kept = self.settings.entry(backend.clone()).or_default();
             kept.extend(servers.iter().map(|(name, share)| (name.clone(), share.to)));
         }
-        self.last = Some((step.clone(), Instant::now()));
+        self.last = Some((step.clone(), at));
     }
 
     /// What leads from the present settings to those that were set.
@@ -106,20 +114,20 @@ impl Run {
     }
 
     /// Sets a proxy again that was restarted since the run set it, and tells so. The way back does so only where its own action does
-    /// not apply: a proxy that came back with the weights that are wanted is left alone.
-    pub(super) async fn set_again(&self, proxy: &TargetId, kept: &mut Kept) {
-        let Some((step, at)) = kept.last.clone() else { return };
+    /// not apply: a proxy that came back with the weights that are wanted is left alone. True if it was set.
+    pub(super) async fn set_again(&self, proxy: &TargetId, kept: &mut Kept) -> bool {
+        let Some((step, at)) = kept.last.clone() else { return false };
         if kept.failed.is_some_and(|failed| failed.elapsed() < AGAIN) {
-            return;
+            return false;
         }
-        let Ok(target) = self.engine.target(proxy) else { return };
+        let Ok(target) = self.engine.target(proxy) else { return false };
         let scope = Scope::Backends(kept.settings.keys().cloned().collect());
         let Observed::Known { value: Facts::Proxy(facts), .. } = self.engine.observe_one(&target, &scope).await else {
-            return;
+            return false;
         };
         let lost = kept.lost(&facts);
         if facts.age > at.elapsed() + RESOLUTION || lost.is_empty() {
-            return;
+            return false;
         }
         let name = proxy.name();
         let age = match facts.age.as_secs() {
@@ -139,12 +147,29 @@ impl Run {
                 kept.set(&step, &action);
                 kept.failed = None;
                 self.tell(Event::Warning { text: format!("{what}: they were set again{cause}") });
+                true
             }
             Err(why) => {
                 kept.failed = Some(Instant::now());
                 self.tell(Event::Warning { text: format!("{what}, and they could not be set again: {why}{cause}") });
+                false
             }
         }
+    }
+
+    /// After an attempt at a proxy that touched nothing: true as soon as the proxy answers and is as the step assumes, as it is after
+    /// a restart.
+    pub(super) async fn back_again(&self, step: &Step, proxy: &TargetId, kept: &mut Kept, deadline: Instant) -> bool {
+        let Ok(target) = self.engine.target(proxy) else { return false };
+        let nothing = Scope::Backends(BTreeSet::new());
+        while Instant::now() + LOOK < deadline && !self.stopping() {
+            if self.engine.observe_one(&target, &nothing).await.known().is_some() {
+                self.set_again(proxy, kept).await;
+                return self.check_before(std::slice::from_ref(step)).await.is_ok();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        false
     }
 
     /// Carries the step out again, as far as it was lost: recorded as everything else is.

@@ -68,16 +68,20 @@ impl Run {
         if let Some(kept) = &mut kept {
             self.set_again(target, kept).await;
         }
-        let mut done = || {
-            if let Some(kept) = &mut kept {
-                kept.set(&step.id, action);
-            }
-        };
-        if let Err(why) = self.check_before(std::slice::from_ref(step)).await {
+        let mut ready = self.check_before(std::slice::from_ref(step)).await;
+        if let (Some(kept), Err(_)) = (&mut kept, &ready)
+            && self.set_again(target, kept).await
+        {
+            // It came back from a restart meanwhile.
+            ready = self.check_before(std::slice::from_ref(step)).await;
+        }
+        if let Err(why) = ready {
             // What a step should do may have been done already: by an earlier run, or by hand.
             return match self.check_after(&step.after, Instant::now() + self.engine.timeout).await {
                 Ok(_) if !step.after.is_empty() => {
-                    done();
+                    if let Some(kept) = &mut kept {
+                        kept.set(&step.id, action);
+                    }
                     Ok("was so already".to_owned())
                 }
                 _ => Err(failed(why)),
@@ -87,9 +91,27 @@ impl Run {
         let record = Record::StepStarted { step: step.id.clone(), assumed: step.before.clone(), intended };
         let permit = self.permit(std::slice::from_ref(step), record).await?;
         let deadline = Instant::now() + step.deadline.0;
-        match self.act(step, target, action, &permit, deadline, self.engine.timeout).await {
+        let began = Instant::now();
+        let mut attempt = self.act(step, target, action, &permit, deadline, self.engine.timeout).await;
+        if let (Some(kept), Err(NotDone { acted: Acted::No, .. })) = (&mut kept, &attempt)
+            && self.back_again(step, target, kept, deadline).await
+        {
+            // It was restarting just then, and certainly took nothing.
+            attempt = self.act(step, target, action, &permit, deadline, self.engine.timeout).await;
+        }
+        if let (Some(kept), Err(NotDone { acted: Acted::Yes, .. })) = (&mut kept, &attempt) {
+            // It took it, and may have been restarted before that could be read.
+            kept.set_at(&step.id, action, began);
+            if self.set_again(target, kept).await {
+                let verified = self.check_after(&step.after, Instant::now() + self.engine.timeout).await;
+                attempt = verified.map_err(|why| NotDone { why, acted: Acted::Yes });
+            }
+        }
+        match attempt {
             Ok(facts) => {
-                done();
+                if let Some(kept) = &mut kept {
+                    kept.set(&step.id, action);
+                }
                 facts.iter().for_each(|facts| self.warn_unsaved(target, facts));
                 Ok(verified(step, &facts))
             }

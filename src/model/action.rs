@@ -279,6 +279,8 @@ pub enum Condition {
         /// `host:port`.
         to: String,
     },
+    /// Whatever it is: it answers a question about its state.
+    Answers,
     /// Job: it runs, or not.
     Running {
         /// Runs or not.

@@ -315,6 +315,8 @@ pub struct Member {
     pub target: Arc<Target>,
     /// The higher, the sooner it becomes primary; 0 means never.
     pub priority: u32,
+    /// The member that it should receive from while that is a replica too; the primary where none is named.
+    pub follows: Option<String>,
 }
 
 /// How clients are led to a database's primary.
@@ -344,6 +346,17 @@ pub struct Job {
     pub name: JobName,
     /// The databases that it writes to.
     pub writes_to: BTreeSet<DatabaseName>,
+}
+
+/// What runs on a host under one name, stopped and started by the host's own commands before and after its power goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// How it is reached, as a job is.
+    pub target: Arc<Target>,
+    /// The targets that it is: several where one name serves several services.
+    pub of: BTreeSet<TargetId>,
+    /// What kind of thing those are.
+    pub kind: TargetKind,
 }
 
 /// What happens to sessions that never end.

@@ -86,6 +86,8 @@ pub enum TargetKind {
     Pooler,
     /// A job that writes to databases.
     Job,
+    /// What runs on a host under one name, as the host's own commands stop and start it.
+    Unit,
 }
 
 impl TargetKind {
@@ -98,6 +100,7 @@ impl TargetKind {
             Self::Member => "member",
             Self::Pooler => "pooler",
             Self::Job => "job",
+            Self::Unit => "unit",
         }
     }
 }
@@ -137,6 +140,11 @@ impl TargetId {
     /// The job `name`.
     pub fn job(name: &JobName) -> Self {
         Self::make(TargetKind::Job, None, name.as_str())
+    }
+
+    /// What runs on `host` under this name.
+    pub fn unit(host: &HostName, name: &str) -> Self {
+        Self::make(TargetKind::Unit, Some(host.as_str()), name)
     }
 
     fn make(kind: TargetKind, scope: Option<&str>, name: &str) -> Self {

@@ -67,6 +67,7 @@ pub fn condition(condition: &Condition) -> String {
         Condition::Paused { database, paused: false } => format!("lets clients of {database} go on"),
         Condition::Routed { database, to } => format!("leads {database} to {to}"),
         Condition::RouteWritten { database, to } => format!("has {to} written as route of {database}"),
+        Condition::Answers => "answers".to_owned(),
         Condition::Running { running: true } => "runs".to_owned(),
         Condition::Running { running: false } => "does not run".to_owned(),
     }

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::desired::{Desired, OutBecause, Refusal};
+use super::followers;
 use super::live::{self, backend_of};
 use super::weights::{Participant, effective, nearest};
 use crate::model::{
-    Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, MemberFacts, Peer, Percent,
-    RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
+    Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
+    Percent, RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
     TargetKind, ZoneName,
 };
 use crate::topology::Topology;
@@ -104,8 +105,8 @@ pub struct FollowChange {
     pub database: DatabaseName,
     /// Its primary.
     pub primary: Peer,
-    /// The members that do not follow it and can.
-    pub members: BTreeSet<TargetId>,
+    /// The members that do not follow whom they should and can, each with whom.
+    pub members: BTreeMap<TargetId, Peer>,
     /// The names that commits wait for, now and wanted.
     pub synchronous: FromTo<String>,
 }
@@ -192,9 +193,9 @@ impl Changes {
             ));
         }
         for change in &self.follows {
-            let (database, primary) = (&change.database, change.primary.member.name());
-            for member in &change.members {
-                lines.push(format!("{} of {database} does not follow {primary}", member.name()));
+            let database = &change.database;
+            for (member, upstream) in &change.members {
+                lines.push(format!("{} of {database} does not follow {}", member.name(), upstream.member.name()));
             }
             if change.synchronous.from != change.synchronous.to {
                 lines.push(format!("commits of {database} wait for nobody, should wait for {}", change.synchronous.to));
@@ -427,22 +428,36 @@ impl Diff<'_> {
     /// Members that stand aside, and commits that wait for nobody though they should.
     fn follows(&mut self, database: &crate::model::Database, primary: &Peer, facts: &MemberFacts) {
         let known = |address: &String| database.members.values().any(|member| member.target.address == *address);
-        let aside = |facts: &MemberFacts| match (facts.role, &facts.receives_from) {
-            (Role::Fenced, _) => true,
-            // A replica may follow another replica.
-            (Role::Replica, from) => !from.as_ref().is_some_and(known),
-            _ => false,
+        let replicates = |peer: &Peer| {
+            live::member(self.live, &peer.member)
+                .is_some_and(|facts| matches!(facts.role, Role::Replica | Role::Fenced))
         };
-        let members: BTreeSet<TargetId> = database
+        let aside = |id: &TargetId| {
+            let facts = live::member(self.live, id)?;
+            // Two that receive from one another would receive nothing.
+            let around = |peer: &Peer| followers::receives_through(database, &peer.member, id, self.live);
+            let wanted =
+                followers::wanted(database, id, &primary.member).filter(replicates).filter(|peer| !around(peer));
+            match (facts.role, &facts.receives_from, &wanted) {
+                // Where the topology names nobody, a replica may follow another replica.
+                (Role::Replica, Some(from), None) if known(from) => None,
+                (Role::Replica, Some(from), Some(wanted)) if *from == wanted.address => None,
+                (Role::Fenced | Role::Replica, ..) => Some(wanted.unwrap_or_else(|| primary.clone())),
+                _ => None,
+            }
+        };
+        // What was stopped with its facility is started with it.
+        let on = |member: &&Member| !self.desired.powered_off.contains_key(&member.target.facility);
+        let ids = database.members.values().filter(on).map(|member| &member.target.id);
+        let members: BTreeMap<TargetId, Peer> = ids.filter_map(|id| Some((id.clone(), aside(id)?))).collect();
+        let from = facts.synchronous_names.clone();
+        let others: Vec<&str> = database
             .members
             .values()
-            .map(|member| &member.target.id)
-            .filter(|id| live::member(self.live, id).is_some_and(aside))
-            .cloned()
+            .filter(on)
+            .map(|it| it.target.name())
+            .filter(|name| *name != primary.member.name())
             .collect();
-        let from = facts.synchronous_names.clone();
-        let others: Vec<&str> =
-            database.members.keys().map(String::as_str).filter(|name| *name != primary.member.name()).collect();
         let missing = database.mode == ReplicationMode::Synchronous && from.is_empty() && !others.is_empty();
         let to = if missing { format!("FIRST 1 (\"{}\")", others.join("\", \"")) } else { from.clone() };
         if missing || !members.is_empty() {
@@ -450,7 +465,7 @@ impl Diff<'_> {
             let (database, primary) = (database.name.clone(), primary.clone());
             self.changes.follows.push(FollowChange { database, primary, members, synchronous });
         }
-        for member in database.members.values() {
+        for member in database.members.values().filter(on) {
             if live::member(self.live, &member.target.id).is_some_and(|facts| facts.role == Role::Stopped) {
                 let name = member.target.id.name();
                 self.changes

@@ -35,6 +35,8 @@ pub struct Followers {
     pub ways: BTreeMap<TargetId, Way>,
     /// The replica that the candidate receives from, where that is not the old primary.
     pub upstream: Option<Peer>,
+    /// Members that the topology wants under another replica in the end, and under which.
+    below: BTreeMap<TargetId, Peer>,
     /// Names that replicas of the candidate give now.
     given: BTreeMap<TargetId, String>,
 }
@@ -48,8 +50,17 @@ impl Followers {
             let replica = candidate.and_then(|facts| replica(facts, id.name()));
             replica.map_or_else(|| id.name().to_owned(), |replica| replica.name.clone())
         };
+        let ways: BTreeMap<_, _> = others.clone().map(|id| (id.clone(), way(database, from, to, id, live))).collect();
+        let goes = |id: &TargetId| {
+            let through = |id: &TargetId| matches!(ways.get(id), Some(Way::Led | Way::There(None)));
+            let wanted = wanted(database, id, to)?;
+            // Under the old primary, once it has returned; and the old primary itself under whoever follows the new one.
+            let fit = if id == from { through(&wanted.member) } else { wanted.member == *from && through(id) };
+            fit.then(|| (id.clone(), wanted))
+        };
         Self {
-            ways: others.clone().map(|id| (id.clone(), way(database, from, to, id, live))).collect(),
+            below: others.clone().chain([from]).filter_map(goes).collect(),
+            ways,
             upstream: candidate.and_then(|facts| upstream(database, facts)).filter(|peer| peer.member != *from),
             given: others.map(|id| (id.clone(), given(id))).collect(),
         }
@@ -92,7 +103,14 @@ impl Followers {
 
     /// Names of those that must stream from the new primary in the end.
     pub fn expected(&self) -> impl Iterator<Item = &str> {
-        self.of_way(|way| matches!(way, Way::Led | Way::There(_) | Way::Returns)).map(TargetId::name)
+        let direct = self.of_way(|way| matches!(way, Way::Led | Way::There(_) | Way::Returns));
+        direct.filter(|id| !self.below.contains_key(*id)).map(TargetId::name)
+    }
+
+    /// Those that receive from the new primary at first, and in the end from another replica, as the topology wants it; the old
+    /// primary may be among them, and be that replica.
+    pub fn below(&self) -> &BTreeMap<TargetId, Peer> {
+        &self.below
     }
 
     /// Those that follow through the promotion.
@@ -107,7 +125,7 @@ impl Followers {
             // Whoever is led gives its member name.
             _ => Some(id.name().to_owned()),
         };
-        self.through().filter_map(given).collect()
+        self.through().filter(|id| !self.below.contains_key(*id)).filter_map(given).collect()
     }
 
     /// What an operator should know about those that do not simply follow.
@@ -128,6 +146,20 @@ impl Followers {
         };
         self.ways.iter().filter_map(note).collect()
     }
+}
+
+/// Whom a member should receive from by the topology, where that is a replica while `primary` is primary.
+pub fn wanted(database: &Database, id: &TargetId, primary: &TargetId) -> Option<Peer> {
+    let member = database.members.get(database.members.get(id.name())?.follows.as_ref()?)?;
+    let target = &member.target;
+    (target.id != *primary && id != primary)
+        .then(|| Peer { member: target.id.clone(), address: target.address.clone() })
+}
+
+/// Whether a member receives from `sender`, itself or through others.
+pub fn receives_through(database: &Database, member: &TargetId, sender: &TargetId, live: &Live) -> bool {
+    let up = |id: &TargetId| Some(upstream(database, live::member(live, id)?)?.member);
+    std::iter::successors(up(member), up).take(database.members.len()).any(|id| id == *sender)
 }
 
 /// A replica in its sender's list.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::live;
 use super::preflight::Objection;
 use crate::model::{
-    AppServer, BackendFacts, FacilityName, ForeignName, Live, Percent, Policy, ProxyFacts, Rate, Service, TargetId,
+    AppServer, BackendFacts, FacilityName, ForeignName, Live, MemberFacts, Percent, Policy, ProxyFacts, Rate, Role,
+    Service, TargetId,
 };
 
 /// What a gate says.
@@ -109,6 +110,22 @@ pub fn judge_switchable(database: &str, objections: &[Objection]) -> Verdict {
     }
     let texts: Vec<String> = objections.iter().map(|o| format!("{}: {}", o.what, o.advice)).collect();
     Verdict::Hold(texts.join("; "))
+}
+
+/// Is everything off? A database server whose files say that it was stopped is.
+pub fn judge_off(targets: &BTreeSet<TargetId>, live: &Live) -> Verdict {
+    let answers = |id: &&TargetId| {
+        let facts = live::facts(live, id).ok();
+        let stopped = |facts: &MemberFacts| matches!(facts.role, Role::Fenced | Role::Stopped);
+        facts.is_some_and(|facts| !facts.member().is_some_and(stopped))
+    };
+    let on: BTreeSet<&str> = targets.iter().filter(answers).map(TargetId::name).collect();
+    if on.is_empty() {
+        Verdict::Go("nothing there answers".to_owned())
+    } else {
+        let (list, verb) = (crate::model::text::list(&on), if on.len() == 1 { "answers" } else { "answer" });
+        Verdict::Hold(format!("not safe to power off: {list} still {verb}; stop by hand what is left"))
+    }
 }
 
 /// Counters of one backend at one proxy, at one moment.

@@ -29,6 +29,12 @@ pub struct Intent {
     /// The share of each facility by service; none: as the file says, which ends a hold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub share: BTreeMap<ServiceName, Option<Shares>>,
+    /// How far drains go.
+    #[serde(default, skip_serializing_if = "Depth::is_traffic")]
+    pub depth: Depth,
+    /// Facilities whose servers are started after their power was off; not a flag: what a restore needs first.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub power_on: BTreeSet<FacilityName>,
     /// Services whose TTLs shall be short before something else is done.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lower_ttl: BTreeSet<ServiceName>,
@@ -43,6 +49,23 @@ pub struct Intent {
     pub review_by: Option<Timestamp>,
 }
 
+/// How far a drain goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Depth {
+    /// No traffic, no job and no primary is left; everything goes on running.
+    #[default]
+    Traffic,
+    /// The servers are stopped as well: the power may go.
+    Power,
+}
+
+impl Depth {
+    fn is_traffic(&self) -> bool {
+        *self == Self::Traffic
+    }
+}
+
 /// The part of a service's requests that each facility serves; sums to 100 %.
 pub type Shares = BTreeMap<FacilityName, Percent>;
 
@@ -52,18 +75,21 @@ const LONGEST: usize = 120;
 impl Intent {
     /// True if nothing is overridden: what the topology says.
     pub fn is_bare(&self) -> bool {
-        let Self { drain, restore, failback: _, primary, share, lower_ttl, raise_ttl, reason: _, review_by: _ } = self;
+        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, .. } = self;
         drain.is_empty()
             && restore.is_empty()
             && primary.is_empty()
             && share.is_empty()
             && lower_ttl.is_empty()
             && raise_ttl.is_empty()
+            && power_on.is_empty()
     }
 
     /// In the operator's words: `drain west`, `restore west with its primaries`, `what the topology says`.
     pub fn title(&self) -> String {
-        let mut parts: Vec<String> = self.drain.iter().map(|facility| format!("drain {facility}")).collect();
+        let mut parts: Vec<String> = self.power_on.iter().map(|facility| format!("power on {facility}")).collect();
+        let deep = if self.depth == Depth::Power { " until its power may go" } else { "" };
+        parts.extend(self.drain.iter().map(|facility| format!("drain {facility}{deep}")));
         let back = if self.failback { " with its primaries" } else { "" };
         parts.extend(self.restore.iter().map(|facility| format!("restore {facility}{back}")));
         parts.extend(self.primary.iter().map(|(database, wish)| match wish {
@@ -88,7 +114,8 @@ impl Intent {
         fn words<T: std::fmt::Display>(word: &str, names: impl IntoIterator<Item = T>) -> Vec<String> {
             names.into_iter().map(|name| format!("{word}-{name}")).collect()
         }
-        let mut parts = words("drain", &self.drain);
+        let mut parts = words("power-on", &self.power_on);
+        parts.extend(words("drain", &self.drain));
         parts.extend(words("restore", &self.restore));
         parts.extend(words("primary", self.primary.keys()));
         parts.extend(words("share", self.share.keys()));
@@ -105,6 +132,15 @@ impl Intent {
         }
         if slug.is_empty() { "converge".to_owned() } else { slug }
     }
+}
+
+/// A database whose commits no longer wait for members whose power goes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LetGo {
+    /// The member that was primary then.
+    pub primary: String,
+    /// The names that commits waited for before.
+    pub synchronous: String,
 }
 
 /// What stays as an operator left it until somebody releases it.
@@ -146,6 +182,13 @@ pub enum HoldKind {
         /// The TTL.
         ttl: Span,
     },
+    /// The servers of this facility are stopped, and the others do not wait for it.
+    PoweredOff {
+        /// The facility.
+        facility: FacilityName,
+        /// What was changed at the primaries that stay, to be put back.
+        let_go: BTreeMap<DatabaseName, LetGo>,
+    },
     /// Resolvers may still remember what they learnt while the TTL was so long: a plan that lowered it has not waited to its end.
     OldTtl {
         /// The service.
@@ -164,6 +207,7 @@ impl HoldKind {
             Self::Placed { database, at } => format!("the primary of {database} stays at {}", place(at)),
             Self::Share { service, share } => format!("the share of {service} stays {}", shares_text(share)),
             Self::Ttl { service, ttl } => format!("the TTL of {service} stays {ttl}"),
+            Self::PoweredOff { facility, .. } => format!("the servers of {facility} stay stopped"),
             Self::OldTtl { service, ttl } => {
                 format!("resolvers may remember addresses of {service} for {ttl}, its TTL before it was lowered")
             }
@@ -173,7 +217,9 @@ impl HoldKind {
     /// The command that ends it.
     pub fn ended_by(&self) -> String {
         match self {
-            Self::Drained { facility } => format!("handover plan --restore {facility}"),
+            Self::Drained { facility } | Self::PoweredOff { facility, .. } => {
+                format!("handover plan --restore {facility}")
+            }
             Self::Primary { away_from, .. } => format!("handover plan --restore {away_from} --failback"),
             Self::Placed { database, .. } => format!("handover plan --primary {database}=file"),
             Self::Share { service, .. } => format!("handover plan --share {service}=file"),
@@ -194,6 +240,7 @@ impl HoldKind {
             Self::Placed { database, at } => format!("database/{database}/{}", place(at)),
             Self::Share { service, share } => format!("share/{service}/{}", shares_text(share)),
             Self::Ttl { service, ttl } => format!("ttl/{service}/{ttl}"),
+            Self::PoweredOff { facility, .. } => format!("power/{facility}"),
             Self::OldTtl { service, ttl } => format!("old-ttl/{service}/{ttl}"),
         }
     }

@@ -13,7 +13,7 @@ use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
 use super::weights::weights;
-use super::{gate, live, ttl};
+use super::{gate, live, power, ttl};
 use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
@@ -30,6 +30,8 @@ pub enum Planned {
 
 /// Makes a plan. The same input gives the same steps in the same order.
 pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Live, now: Timestamp) -> Planned {
+    let powered_on = powered_on_first(intent, power::off(intent, holds));
+    let intent = powered_on.as_ref().unwrap_or(intent);
     let mut desired = match desired(topology, intent, holds, live) {
         Ok(desired) => desired,
         Err(refusals) => return Planned::Refused(refusals),
@@ -70,10 +72,14 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     if !refusals.is_empty() {
         return Planned::Refused(refusals);
     }
-    if changes.is_empty() && desired.holds.is_empty() && desired.releases.is_empty() && desired.old_ttl.is_none() {
+    desired.holds.extend(power::holds(topology, &desired, &changes, live));
+    let powers = !desired.power_down.is_empty() || !desired.power_up.is_empty();
+    let quiet = desired.holds.is_empty() && desired.releases.is_empty() && desired.old_ttl.is_none();
+    if changes.is_empty() && quiet && !powers {
         notes.extend(ttl::notes(topology, intent, &desired, &changes));
         return Planned::Nothing(notes);
     }
+    notes.extend(power::notes(topology, &desired, &changes, live));
     desired.remember(ttl::remembered(topology, &changes));
     notes.extend(ttl::notes(topology, intent, &desired, &changes));
     persistence_notes(topology, &changes, live, &mut notes);
@@ -97,6 +103,13 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         stages: ordered.stages,
         steps: ordered.steps,
     }))
+}
+
+/// The intent for servers that must be started before their facilities can be restored: nothing can be planned about a target that
+/// does not answer. None where there are none.
+fn powered_on_first(intent: &Intent, off: std::collections::BTreeSet<FacilityName>) -> Option<Intent> {
+    let restore = intent.restore.difference(&off).cloned().collect();
+    (!off.is_empty()).then(|| Intent { restore, power_on: off, failback: false, ..intent.clone() })
 }
 
 /// What differs from the topology now, one line each, and what keeps it so: for `status`.

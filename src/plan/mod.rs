@@ -13,6 +13,7 @@ mod intent;
 pub mod live;
 mod make;
 mod order;
+mod power;
 pub mod preflight;
 mod stale;
 mod step;
@@ -24,7 +25,7 @@ pub mod window;
 
 pub use desired::{Desired, Refusal, possible, scopes};
 pub use document::{Plan, PrimaryMove, TopologyRef};
-pub use intent::{HoldKind, Intent, Shares};
+pub use intent::{Depth, HoldKind, Intent, LetGo, Shares};
 pub use live::backend_of;
 pub use make::{Planned, drift, make};
 pub use order::{Ordered, order};

@@ -154,6 +154,11 @@ pub enum Gate {
         /// The backends that are watched, at each proxy, with the servers that serve.
         watched: BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>,
     },
+    /// Nothing of a facility answers any more, by its own protocol: whatever its hosts say.
+    Off {
+        /// Every server there.
+        targets: BTreeSet<TargetId>,
+    },
     /// Each of a facility's proxies answers a request of each service.
     Synthetic {
         /// The services.

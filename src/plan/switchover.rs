@@ -130,12 +130,14 @@ pub(super) fn slots(database: &Database, stage: usize, at: &TargetId, members: &
 pub(super) struct Follow<'a> {
     pub(super) database: &'a Database,
     pub(super) primary: &'a Peer,
-    /// Members that are started or pointed at the primary, in this order.
-    pub(super) rejoin: Vec<&'a TargetId>,
+    /// Members that are started or pointed elsewhere, with whom they then receive from: those of the primary come first.
+    pub(super) rejoin: Vec<(&'a TargetId, &'a Peer)>,
     /// Names of all that must stream from the primary in the end.
     pub(super) replicas: BTreeSet<String>,
     /// Those that must stream from another replica, with it.
     pub(super) keeping: Vec<(&'a TargetId, &'a Peer)>,
+    /// Names of those that have left the primary: their slots there are of no more use.
+    pub(super) left: Vec<String>,
     /// Members at which slots are of no more use, and whose.
     pub(super) stale: BTreeMap<TargetId, Vec<String>>,
     /// Whom commits wait for in the end.
@@ -148,20 +150,36 @@ impl Follow<'_> {
         const WHY_FORWARD: &str = "the primary is where it should be";
         let (database, primary) = (self.database, self.primary);
         let name = primary.member.name();
-        let mut following = needs.clone();
-        for member in &self.rejoin {
-            let rejoin = step(
-                format!("db.{}.rejoin.{}", database.name, member.name()),
+        let rejoin = |what: &str, member: &TargetId, upstream: &Peer, needs: &After| {
+            step(
+                format!("db.{}.{what}.{}", database.name, member.name()),
                 stage,
-                format!("{} follows {name}", member.name()),
-                Work::on(member, Action::Rejoin { primary: primary.clone() }),
+                format!("{} follows {}", member.name(), upstream.member.name()),
+                Work::on(member, Action::Rejoin { primary: upstream.clone() }),
             )
             .why("Redundancy returns.")
-            .after(member, Condition::Follows { primary: primary.clone() })
+            .after(member, Condition::Follows { primary: upstream.clone() })
             .irreversible(WHY_FORWARD)
             .takes(Span::millis(500), Span::secs(120))
-            .needs(needs);
-            following.insert(builder.push(rejoin));
+            .needs(needs)
+        };
+        let (direct, below): (Vec<_>, Vec<_>) = self.rejoin.iter().partition(|(_, upstream)| *upstream == primary);
+        let mut following = needs.clone();
+        following.extend(
+            direct.into_iter().map(|(member, upstream)| builder.push(rejoin("rejoin", member, upstream, needs))),
+        );
+        // Replicas of replicas, once those follow, each with a slot there.
+        let mut senders: BTreeMap<&TargetId, Vec<&TargetId>> = BTreeMap::new();
+        for (member, upstream) in &below {
+            senders.entry(&upstream.member).or_default().push(member);
+        }
+        let returned = following.clone();
+        for (sender, members) in senders {
+            let slot = slots(database, stage, sender, &members).irreversible(WHY_FORWARD).needs(&returned);
+            let slot = After::from([builder.push(slot)]);
+            let of_sender = below.iter().filter(|(_, upstream)| upstream.member == *sender);
+            following
+                .extend(of_sender.map(|(member, upstream)| builder.push(rejoin("below", member, upstream, &slot))));
         }
         let synchronous = database.mode == ReplicationMode::Synchronous && !self.synchronous.is_empty();
         let followers = self.replicas.iter().cloned().collect();
@@ -172,7 +190,7 @@ impl Follow<'_> {
             "finish_promotion",
             format!("finish at {name}: commits wait for its followers again, temporary settings go"),
             "Ends the window without redundancy.",
-            args(&[("followers", followers), ("synchronous", vec![self.synchronous])]),
+            args(&[("followers", followers), ("stale", self.left), ("synchronous", vec![self.synchronous])]),
         )
         .after(&primary.member, Condition::Redundant { replicas: self.replicas, synchronous })
         .irreversible(WHY_FORWARD)
@@ -407,14 +425,23 @@ impl Switchover<'_> {
             done.insert(builder.push(marker));
         }
         let later = self.tell_later(builder, needs);
-        let others = self.database.members.keys().filter(|name| *name != old).cloned().collect();
+        let below = self.followers.below();
+        let stays = |id: &&TargetId| below.get(*id).is_none_or(|upstream| upstream.member != from.member);
+        let others = self.database.members.values().map(|member| &member.target.id).filter(stays);
+        let others = others.map(|id| id.name().to_owned()).filter(|name| name != old).collect();
+        let direct = (!below.contains_key(&from.member)).then_some(old);
         let mut stale = BTreeMap::from([(from.member.clone(), others)]);
         stale.extend(self.followers.upstream.iter().map(|peer| (peer.member.clone(), vec![new.to_owned()])));
         let follow = Follow {
             database: self.database,
             primary: to,
-            rejoin: std::iter::once(&from.member).chain(self.followers.returning()).collect(),
-            replicas: self.followers.expected().chain([old]).map(str::to_owned).collect(),
+            rejoin: std::iter::once(&from.member)
+                .chain(self.followers.returning())
+                .map(|id| (id, to))
+                .chain(below)
+                .collect(),
+            left: below.keys().map(|id| id.name().to_owned()).collect(),
+            replicas: self.followers.expected().chain(direct).map(str::to_owned).collect(),
             keeping: self.followers.keeping().collect(),
             stale,
             synchronous: self.names.complete.clone(),

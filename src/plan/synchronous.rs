@@ -65,6 +65,14 @@ pub fn after(setting: &str, primary: &str, old: &str) -> String {
     })
 }
 
+/// The setting without members whose power goes: it asks for no more than remain.
+pub(super) fn without(setting: &str, members: &[&str]) -> String {
+    rewritten(setting, |parsed| {
+        parsed.names.retain(|name| !members.iter().any(|member| same(name, member)));
+        parsed.count = parsed.count.min(parsed.names.len());
+    })
+}
+
 impl Names {
     /// `*` stands for every replica.
     fn anyone(&self) -> bool {
@@ -193,6 +201,14 @@ mod tests {
         assert_eq!(spelled("ANY 1 (east_pg1, X)", &set(&["east-pg1", "x"])), "ANY 1 (\"east-pg1\", \"x\")");
         assert_eq!(spelled("ANY 1 (b, c)", &set(&["b", "c"])), "ANY 1 (b, c)");
         assert_eq!((demand("ANY 2 (a, b, c)"), demand("a, b"), demand(""), demand("3 (*)")), (2, 1, 0, 3));
+    }
+
+    #[test]
+    fn members_whose_power_goes_are_waited_for_no_longer() {
+        assert_eq!(without("FIRST 1 (\"west-pg1\")", &["west-pg1"]), "");
+        assert_eq!(without("FIRST 2 (b, c, d)", &["c"]), "FIRST 2 (\"b\", \"d\")");
+        assert_eq!(without("ANY 2 (b, c)", &["c"]), "ANY 1 (\"b\")");
+        assert_eq!(without("*", &["c"]), "*", "whoever is there");
     }
 
     #[test]

@@ -156,6 +156,7 @@ fn gate_details(gate: &Gate) -> Vec<Text> {
                 .into(),
             ]
         }
+        Gate::Off { targets } => vec![format!("{} must be silent", kinds(targets.iter())).into()],
         Gate::Synthetic { services, addresses } => {
             vec![format!("{} at {}", list(services), list(addresses)).into()]
         }
@@ -227,6 +228,7 @@ pub(super) fn kinds<'a>(targets: impl Iterator<Item = &'a TargetId>) -> String {
             Some("member") => "database server",
             Some("pooler") => "pooler",
             Some("job") => "job",
+            Some("unit") => "server process",
             _ => "target",
         };
         kinds.entry(kind).or_default().insert(target.as_str());

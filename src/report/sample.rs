@@ -90,7 +90,7 @@ pub fn topology() -> Topology {
             let member = format!("{facility}-pg{number}");
             let address = format!("10.{net}.0.100:543{}", number + 1);
             let target = target(TargetId::member(&name.into(), &member), TargetKind::Member, facility, &address);
-            vec![(member, Member { target, priority: 100 })]
+            vec![(member, Member { target, priority: 100, follows: None })]
         })
         .into_iter()
         .collect(),
@@ -131,6 +131,7 @@ pub fn topology() -> Topology {
         poolers: poolers.into_iter().collect(),
         hosts: BTreeMap::new(),
         jobs: [("billing".into(), billing)].into(),
+        units: BTreeMap::new(),
         policy: policy(),
         store: crate::topology::StoreKind::default(),
         digest: "4f3a91c2d7e8".to_owned(),

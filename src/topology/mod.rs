@@ -28,7 +28,7 @@ use self::tree::{NodeId, Tree};
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::model::{
     Database, DatabaseName, Facility, FacilityName, Host, HostName, Job, JobName, Place, Policy, Pooler, Proxy,
-    Service, ServiceName, Target, Zone, ZoneName,
+    Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
 };
 
 pub use self::schema::{ProviderSchema, schema};
@@ -57,6 +57,8 @@ pub struct Topology {
     pub hosts: BTreeMap<HostName, Arc<Host>>,
     /// The jobs.
     pub jobs: BTreeMap<JobName, Job>,
+    /// What hosts stop and start by name, by their own commands.
+    pub units: BTreeMap<TargetId, Unit>,
     /// What the operators decided once and for all.
     pub policy: Policy,
     /// Where runs, journal, lock and holds are kept.

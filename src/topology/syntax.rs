@@ -277,6 +277,8 @@ maps! {
         /// The higher, the sooner it becomes primary; 0 means never.
         #[schemars(extend("default" = 100))]
         priority: u32,
+        /// The member that it receives from while that is a replica too; the primary where none is named.
+        follows: String,
     }
     /// Replication.
     Replication {

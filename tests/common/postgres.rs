@@ -124,7 +124,7 @@ impl Member {
         member.sql(
             "SET password_encryption = 'md5'; \
              CREATE ROLE handover LOGIN REPLICATION PASSWORD 'pg-secret' IN ROLE pg_monitor, pg_checkpoint; \
-             GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names, primary_conninfo, primary_slot_name, \
+             GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names, primary_conninfo, primary_slot_name, max_slot_wal_keep_size, \
                wal_retrieve_retry_interval TO handover; \
              GRANT EXECUTE ON FUNCTION pg_reload_conf(), pg_promote(boolean, integer) TO handover; \
              CREATE ROLE replicator LOGIN REPLICATION; \

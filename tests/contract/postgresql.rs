@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use handover::journal::Permit;
 use handover::model::{Action, Condition, Facts, Lineage, MemberFacts, Observed, Role, Scope, Target};
 use handover::provider::postgresql::{
-    FOLLOW_LATER, MAKE_SLOTS, PREPARE_PROMOTION, Postgresql, SET_SYNCHRONOUS, UNMAKE_SLOTS, UNPREPARE_PROMOTION,
-    UNSET_SYNCHRONOUS,
+    FOLLOW_LATER, MAKE_SLOTS, PREPARE_PROMOTION, Postgresql, RELEASE_REPLICAS, SET_SYNCHRONOUS, UNMAKE_SLOTS,
+    UNPREPARE_PROMOTION, UNRELEASE_REPLICAS, UNSET_SYNCHRONOUS,
 };
 use handover::provider::{Outcome, Provider};
 use handover::transport::Transport;
@@ -285,6 +285,37 @@ async fn what_an_operator_had_configured_is_there_after_the_undo() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_somebody_has_set_stays() {
+    const NAMES: &str = "FIRST 1 (\"b-pg1\")";
+    let pair = Pair::start().await;
+    pair.a.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{NAMES}'"));
+    pair.a.sql("SELECT pg_reload_conf()");
+    pair.a.until("SHOW synchronous_standby_names", NAMES);
+    let one = |text: &str| vec![text.to_owned()];
+    let args = BTreeMap::from([
+        ("released".to_owned(), one("b-pg1")),
+        ("synchronous".to_owned(), one("")),
+        ("synchronous_before".to_owned(), one(NAMES)),
+    ]);
+    for (unbounded, bounded) in [("-1", "10239MB"), ("10GB", "10GB")] {
+        for (verb, names, bound) in [(RELEASE_REPLICAS, "", bounded), (UNRELEASE_REPLICAS, NAMES, unbounded)] {
+            let action = Action::Native { verb: verb.to_owned(), args: args.clone() };
+            let done = Condition::Native { verb: verb.to_owned(), args: args.clone(), done: true };
+            // Twice is once.
+            for _ in 0..2 {
+                assert_eq!(pair.apply(&pair.a, &action, 10.0).await, Outcome::Applied);
+            }
+            assert!(pair.holds(&pair.a, &done).await, "{verb}");
+            let facts = pair.observe(&pair.a).await;
+            let found = (facts.synchronous_names.as_str(), facts.settings["max_slot_wal_keep_size"].as_str());
+            assert_eq!(found, (names, bound), "{verb}");
+        }
+        pair.a.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'");
+        pair.a.sql("SELECT pg_reload_conf()");
+        pair.a.until("SHOW max_slot_wal_keep_size", "10GB");
+    }
+}
 fn list(texts: &[&str]) -> Vec<String> {
     texts.iter().map(ToString::to_string).collect()
 }

@@ -8,5 +8,6 @@ mod edited;
 mod failures;
 mod intents;
 mod layouts;
+mod powered;
 mod refusals;
 mod world;

@@ -130,6 +130,11 @@ impl World {
     fn command(&self, topology: &Path, args: &[&str]) -> Command {
         let mut command = self.lab.command(env!("CARGO_BIN_EXE_handover")).unwrap();
         command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        let asks = args.first().is_some_and(|command| ["plan", "status", "apply"].contains(command));
+        if asks && !args.contains(&"--timeout") {
+            // A machine that is busy with other things takes seconds for a login over ssh.
+            command.args(["--timeout", "15s"]);
+        }
         command.env("HANDOVER_TOPOLOGY", topology).env("HANDOVER_STATE_DIR", self.path("state"));
         command.env_remove("SUDO_USER").env("USER", "flow");
         command

@@ -6,6 +6,7 @@
 mod edge_and_dns;
 mod intents;
 mod members;
+mod powered;
 mod preflight;
 mod world;
 

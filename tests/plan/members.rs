@@ -96,6 +96,38 @@ fn a_candidate_that_receives_from_a_replica_is_led_to_the_primary_first() {
 }
 
 #[test]
+fn a_declared_cascade_is_there_again_after_there_and_back_and_is_repaired() {
+    let cascade = |text: String| {
+        let line = "address: \"10.0.0.3:5432\", host: h,";
+        assert!(text.contains(line));
+        text.replace(line, &format!("{line} follows: m1,"))
+    };
+    let at = |world: World, primary: &str| world.with_topology(&cascade(topology(4, primary, &[])));
+    let mut world = at(world(4, &[("m3", "m1")], "FIRST 2 (m1, m2)"), "m0");
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let settled = |world: &World| match make(&world.topology, &Intent::default(), &[], &world.live, now) {
+        Planned::Nothing(_) => {}
+        other => panic!("{other:?}"),
+    };
+    settled(&world);
+    for (primary, sender) in [("m1", "10.0.0.1:5432"), ("m0", "10.0.0.1:5432"), ("m3", ""), ("m2", "10.0.0.1:5432")] {
+        world = at(world, primary);
+        let there = plan(&world, &Intent::default(), &[]);
+        carry_out(&mut world, &there, |_| 0);
+        assert_eq!(world.seen("accounts", primary).role, Role::Primary);
+        assert_eq!(
+            world.seen("accounts", "m3").receives_from.as_deref().unwrap_or_default(),
+            sender,
+            "under {primary}"
+        );
+        if primary == "m0" {
+            insta::assert_snapshot!(outline(&there));
+        }
+        settled(&world);
+    }
+}
+
+#[test]
 fn who_cannot_follow_is_named_and_told_later_and_nobody_waits_for_it() {
     let mut before = world(5, &[], "FIRST 2 (m1, m2, m3)");
     before.change_member("accounts", "m2", |facts| facts.replay_paused = true);

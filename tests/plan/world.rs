@@ -15,6 +15,8 @@ use healthy::{read, replica, slot};
 pub struct World {
     pub topology: Topology,
     pub live: Live,
+    /// What was known of targets whose servers are stopped.
+    off: BTreeMap<TargetId, Observed<Facts>>,
     /// Whom members were told to follow once they can.
     pub told: BTreeMap<TargetId, String>,
     /// Replicas that a fence has cut off.
@@ -25,8 +27,10 @@ impl World {
     /// Everything as the topology says.
     pub fn healthy(text: &str) -> Self {
         let topology = read(text);
-        let live = healthy::live(&topology);
-        Self { topology, live, told: BTreeMap::new(), cut: BTreeMap::new() }
+        let mut live = healthy::live(&topology);
+        let running = || Observed::Known { value: Facts::Job(JobFacts { running: true }), took: Default::default() };
+        live.extend(topology.units.keys().map(|unit| (unit.clone(), running())));
+        Self { topology, live, off: BTreeMap::new(), told: BTreeMap::new(), cut: BTreeMap::new() }
     }
 
     /// Replicas receive from others than the primary, and commits wait for other names.
@@ -170,9 +174,29 @@ impl World {
                 self.member(&primary.member).replicas.push(replica);
                 self.timeline_goes_on(&primary.member);
             }
+            Action::Stop | Action::Start if self.topology.units.contains_key(id) => {
+                let run = *action == Action::Start;
+                for target in self.topology.units[id].of.clone() {
+                    self.power(&target, run);
+                }
+                let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no unit") };
+                facts.running = run;
+            }
             Action::Stop | Action::Start => {
                 let Facts::Job(facts) = self.facts(id) else { panic!("{id} is no job") };
                 facts.running = *action == Action::Start;
+            }
+            Action::Native { verb, args } if verb.ends_with("release_replicas") => {
+                let (now, other) = match verb.as_str() {
+                    "release_replicas" => ("synchronous", "unrelease_replicas"),
+                    _ => ("synchronous_before", "release_replicas"),
+                };
+                let facts = self.member(id);
+                facts.synchronous_names = args[now].concat();
+                let names = facts.synchronous_names.clone();
+                facts.replicas.iter_mut().for_each(|replica| replica.synchronous = names.contains(&replica.name));
+                facts.settings.insert(format!("native:{verb}"), "done".to_owned());
+                facts.settings.insert(format!("native:{other}"), "undone".to_owned());
             }
             Action::Native { verb, .. } if verb == SAVE_STATE => {
                 let Facts::Proxy(facts) = self.facts(id) else { panic!("{id} is no proxy") };
@@ -203,8 +227,8 @@ impl World {
                             }
                         }
                     }
-                    "unprepare_promotion" | "unmake_slots" | "finish_demotion" => {
-                        let of = if verb == "finish_demotion" { "stale" } else { "followers" };
+                    "unprepare_promotion" | "unmake_slots" | "finish_demotion" | "finish_promotion" => {
+                        let of = if verb.starts_with("finish") { "stale" } else { "followers" };
                         let gone: Vec<String> =
                             named(of).into_iter().filter(|name| !named("kept").contains(name)).collect();
                         facts.slots.retain(|slot| !gone.contains(&slot.name));
@@ -255,6 +279,25 @@ impl World {
                 facts.lineage = lineage.clone();
                 self.timeline_goes_on(&other);
             }
+        }
+    }
+
+    /// A server stops, and nobody answers at its address; or it starts as it was.
+    fn power(&mut self, id: &TargetId, run: bool) {
+        for observed in self.live.values_mut() {
+            if let Observed::Known { value: Facts::Member(facts), .. } = observed {
+                facts.replicas.retain(|replica| replica.name != id.name());
+            }
+        }
+        if run {
+            if let Some(facts) = self.off.remove(id) {
+                self.live.insert(id.clone(), facts);
+            }
+        } else if let Some(Observed::Known { value, took }) = self.live.get(id).cloned() {
+            let member = value.member();
+            assert!(member.is_none_or(|facts| facts.role == Role::Replica), "{id} is stopped while it is primary");
+            self.off.insert(id.clone(), Observed::Known { value, took });
+            self.live.insert(id.clone(), Observed::Unreachable(Unreachable::new("it is off", "simulated")));
         }
     }
 
@@ -334,7 +377,7 @@ impl World {
     /// What must be true at every moment.
     pub fn invariants(&self) -> Result<(), String> {
         for proxy in self.topology.proxies.values() {
-            let facts = self.live[&proxy.target.id].known().and_then(Facts::proxy).unwrap();
+            let Some(facts) = self.live[&proxy.target.id].known().and_then(Facts::proxy) else { continue };
             for (name, backend) in &facts.backends {
                 let serves = |server: &ProxyServerFacts| {
                     server.setting.admission == Admission::Ready && server.setting.weight > 0
@@ -346,7 +389,7 @@ impl World {
         }
         for zone in self.topology.zones.values() {
             for server in zone.servers.values() {
-                let facts = self.live[&server.target.id].known().and_then(Facts::name_server).unwrap();
+                let Some(facts) = self.live[&server.target.id].known().and_then(Facts::name_server) else { continue };
                 let names: BTreeSet<&str> = facts.sets.keys().map(|key| key.name.as_str()).collect();
                 for name in names {
                     if facts.sets.iter().all(|(key, set)| key.name != name || set.is_none()) {
@@ -365,7 +408,7 @@ impl World {
             }
             let Route::PoolerDatabase(entry) = &database.route else { continue };
             for pooler in database.poolers.iter().map(|name| &self.topology.poolers[name]) {
-                let facts = self.live[&pooler.target.id].known().and_then(Facts::pooler).unwrap();
+                let Some(facts) = self.live[&pooler.target.id].known().and_then(Facts::pooler) else { continue };
                 let pool = facts.databases[entry].as_ref().unwrap();
                 if !pool.paused && primaries.iter().all(|member| member.target.address != pool.route) {
                     return Err(format!("{} leads clients of {entry} to {}", pooler.target.id, pool.route));
@@ -395,7 +438,7 @@ impl World {
     }
 
     fn role(&self, member: &Member) -> Role {
-        self.live[&member.target.id].known().and_then(Facts::member).unwrap().role
+        self.live[&member.target.id].known().and_then(Facts::member).map_or(Role::Stopped, |facts| facts.role)
     }
 
     /// Everything that an undo must restore.

@@ -40,9 +40,6 @@ trait Way {
     fn rows(&self) -> Result<BTreeSet<i64>>;
 }
 
-/// Starts the servers of a way.
-type Start = fn() -> Result<Box<dyn Way>>;
-
 /// What a way cost its clients.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
@@ -67,6 +64,7 @@ impl Measured {
 
 /// Lets every way move its primary `pairs` times, in turns.
 pub fn measure(pairs: u32) -> Result<Vec<Measured>> {
+    type Start = fn() -> Result<Box<dyn Way>>;
     let starts: [(&str, Start); 4] = [
         ("handover", || Ok(Box::new(handover::Handover::start()?))),
         ("handmade", || Ok(Box::new(handmade::Handmade::start()?))),

@@ -6,6 +6,7 @@ mod hosts;
 mod jobs;
 mod pooler;
 mod postgresql;
+mod units;
 
 pub use hosts::etc as hosts_etc;
 
@@ -155,6 +156,7 @@ impl Site<'_> {
             servers.extend(edge::applications(self)?);
             servers.extend(jobs::jobs(self)?);
         }
+        units::units(&servers)?;
         Ok(servers)
     }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Desired;
-use crate::model::{DatabaseName, PrimaryPlace, Service, ServiceName, Span};
-use crate::plan::{HoldKind, Intent, Shares};
+use crate::model::{DatabaseName, FacilityName, PrimaryPlace, Service, ServiceName, Span};
+use crate::plan::{HoldKind, Intent, LetGo, Shares};
 use crate::topology::Topology;
 
 /// The holds in force. Of several about one thing the newest counts; the store lists the oldest first.
@@ -17,6 +17,8 @@ pub(super) struct Held<'a> {
     pub(super) shares: BTreeMap<&'a ServiceName, &'a Shares>,
     /// The TTLs that were lowered.
     pub(super) ttls: BTreeMap<&'a ServiceName, Span>,
+    /// The facilities whose servers were stopped.
+    pub(super) powered_off: BTreeMap<FacilityName, BTreeMap<DatabaseName, LetGo>>,
     /// Those that a later one has taken the place of, and those about things that are no more.
     dead: BTreeSet<&'a HoldKind>,
 }
@@ -41,6 +43,10 @@ impl<'a> Held<'a> {
                 HoldKind::Ttl { service, ttl } => {
                     held.ttls.insert(service, *ttl);
                     (format!("ttl {service}"), topology.services.contains_key(service))
+                }
+                HoldKind::PoweredOff { facility, let_go } => {
+                    held.powered_off.insert(facility.clone(), let_go.clone());
+                    (format!("power {facility}"), topology.facilities.contains_key(facility))
                 }
                 // All of them count: the longest is waited for.
                 HoldKind::OldTtl { service, .. } => (hold.subject(), topology.services.contains_key(service)),
@@ -106,6 +112,7 @@ impl Desired {
             HoldKind::Ttl { service, ttl } => {
                 topology.services.get(service).is_none_or(|declared| self.ttl_ends(intent, declared, *ttl))
             }
+            HoldKind::PoweredOff { facility, .. } => self.power_up.contains(facility),
             HoldKind::OldTtl { .. } => self.waits_for_old_ttl(intent),
         }
     }

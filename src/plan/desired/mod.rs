@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use self::holds::Held;
 pub(in crate::plan) use self::services::short_ttl;
-use super::intent::{HoldKind, Intent, Shares};
+use super::intent::{Depth, HoldKind, Intent, LetGo, Shares};
 use super::live::{self, backend_of};
 use crate::model::{
     DatabaseName, FacilityName, FacilityState, ForeignName, JobName, Live, RecordKey, RecordSet, RecordType, Scope,
@@ -63,6 +63,12 @@ pub struct Desired {
     pub old_ttl: Option<Span>,
     /// Where each primary may be, best first; empty means: where it is.
     pub primaries: BTreeMap<DatabaseName, Vec<TargetId>>,
+    /// Facilities whose servers are stopped at the end.
+    pub power_down: BTreeSet<FacilityName>,
+    /// Facilities whose servers are started first.
+    pub power_up: BTreeSet<FacilityName>,
+    /// Facilities whose servers were stopped by an earlier plan, and what was changed elsewhere for that.
+    pub powered_off: BTreeMap<FacilityName, BTreeMap<DatabaseName, LetGo>>,
     /// Which jobs run.
     pub jobs: BTreeMap<JobName, bool>,
     /// Holds that the plan makes.
@@ -159,6 +165,9 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
         records: BTreeMap::new(),
         old_ttl: None,
         primaries: BTreeMap::new(),
+        power_down: BTreeSet::new(),
+        power_up: BTreeSet::new(),
+        powered_off: held.powered_off.clone(),
         jobs: BTreeMap::new(),
         holds: Vec::new(),
         releases: Vec::new(),
@@ -170,6 +179,14 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
     for job in topology.jobs.values() {
         wanted.jobs.insert(job.name.clone(), !wanted.out.contains_key(&job.target.facility));
     }
+    if intent.depth == Depth::Power {
+        if intent.drain.is_empty() {
+            refusals.push(Refusal::new("nothing is to be drained, and so nothing can be powered off", "add --drain F"));
+        }
+        wanted.power_down.clone_from(&intent.drain);
+    }
+    let back = held.powered_off.keys().filter(|name| intent.power_on.contains(*name));
+    wanted.power_up = back.cloned().collect();
     let drained = intent.drain.iter().map(|facility| HoldKind::Drained { facility: facility.clone() });
     wanted.holds.extend(drained.filter(|hold| !held.has(hold)));
     wanted.old_ttl = held.old_ttl().filter(|_| wanted.waits_for_old_ttl(intent));

@@ -127,11 +127,17 @@ impl Order<'_> {
             let receives = |id: &TargetId, from: &str| {
                 live::member(self.live, id).is_some_and(|facts| facts.receives_from.as_deref() == Some(from))
             };
-            let follows = |id: &&TargetId| change.members.contains(*id) || receives(id, &primary.address);
+            let follows = |id: &&TargetId| match change.members.get(*id) {
+                Some(upstream) => upstream == primary,
+                None => receives(id, &primary.address),
+            };
             // Slots of those that receive from a member stay there.
             let stale = |id: &TargetId| {
                 let address = database.members.get(id.name()).map(|member| member.target.address.as_str());
-                let left = |other: &&TargetId| !address.is_some_and(|address| receives(other, address));
+                let left = |other: &&TargetId| match change.members.get(*other) {
+                    Some(upstream) => upstream.member != *id,
+                    None => !address.is_some_and(|address| receives(other, address)),
+                };
                 others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
             };
             let follow = switchover::Follow {
@@ -140,7 +146,13 @@ impl Order<'_> {
                 rejoin: change.members.iter().collect(),
                 replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
                 keeping: Vec::new(),
-                stale: change.members.iter().map(|id| (id.clone(), stale(id))).collect(),
+                stale: change.members.keys().map(|id| (id.clone(), stale(id))).collect(),
+                left: change
+                    .members
+                    .iter()
+                    .filter(|(_, peer)| *peer != primary)
+                    .map(|(id, _)| id.name().to_owned())
+                    .collect(),
                 synchronous: change.synchronous.to.clone(),
             };
             let slots = self.repair_slots(stage, database, change, needs);
@@ -153,7 +165,8 @@ impl Order<'_> {
         let primary = &change.primary.member;
         let Some(facts) = live::member(self.live, primary) else { return needs.clone() };
         let has_slot = |id: &&TargetId| facts.slots.iter().any(|slot| same_member(&slot.name, id.name()));
-        let missing: Vec<&TargetId> = change.members.iter().filter(|id| !has_slot(id)).collect();
+        let direct = change.members.iter().filter(|(_, upstream)| **upstream == change.primary).map(|(id, _)| id);
+        let missing: Vec<&TargetId> = direct.filter(|id| !has_slot(id)).collect();
         if missing.is_empty() {
             return needs.clone();
         }

@@ -4,6 +4,7 @@
 mod data;
 mod edge;
 mod names;
+mod power;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +55,8 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
     for change in &changes.shares {
         order.settings.entry(change.proxy.clone()).or_default().insert(change.backend.clone(), change.settings.clone());
     }
-    let proven = order.prove();
+    let powered = order.power_up();
+    let proven = union(&union(&order.prove(), &order.prove_power()), &powered);
     let admitted = order.admit(&proven);
     let published = order.records(true, &admitted);
     let shifted = order.shift(&published);
@@ -64,7 +66,9 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
     let emptied = order.sessions(&union(&forgotten, &shifted));
     let rested = order.maintenance(&emptied);
     let saved = order.saves();
-    order.finish(&union(&union(&union(&switched, &rested), &forgotten), &saved));
+    let verified = order.verify(&union(&union(&union(&switched, &rested), &forgotten), &saved));
+    let off = order.power_down(&union(&verified, &proven));
+    order.release(&off);
     let primaries = changes
         .primaries
         .iter()
@@ -193,8 +197,8 @@ impl Order<'_> {
         After::from([self.builder.push(join)])
     }
 
-    /// Everything is read again and compared with what was wanted; then holds are released.
-    fn finish(&mut self, needs: &After) {
+    /// Everything is read again and compared with what was wanted.
+    fn verify(&mut self, needs: &After) -> After {
         let mut last: BTreeMap<(TargetId, String), Assumption> = BTreeMap::new();
         let mut records: BTreeMap<TargetId, BTreeMap<RecordKey, Option<RecordSet>>> = BTreeMap::new();
         for assumption in self.builder.steps.iter().flat_map(|step| &step.after) {
@@ -211,7 +215,7 @@ impl Order<'_> {
         after.extend(settings.map(|(proxy, backends)| Assumption::on(&proxy, Condition::Servers { backends })));
         after.sort_by(|a, b| a.target.cmp(&b.target));
         if self.builder.steps.is_empty() && self.desired.releases.is_empty() {
-            return;
+            return needs.clone();
         }
         let stage = self.builder.stage("Verify everything once more", self.serving_line());
         let mut verify = step("verify", stage, "read every target that changed and compare", Work::Verify)
@@ -219,7 +223,12 @@ impl Order<'_> {
             .takes(Span::millis(300), Span::secs(30))
             .needs(needs);
         verify.after = after;
-        let verified = After::from([self.builder.push(verify)]);
+        After::from([self.builder.push(verify)])
+    }
+
+    /// Holds end last.
+    fn release(&mut self, needs: &After) {
+        let stage = self.builder.stages.len().saturating_sub(1);
         for hold in &self.desired.releases {
             let mut release = step(
                 format!("release.{}", hold.subject()),
@@ -229,7 +238,7 @@ impl Order<'_> {
             )
             .why("Later plans are free of it.")
             .takes(Span::millis(10), Span::secs(10))
-            .needs(&verified);
+            .needs(needs);
             release.undo = Undo::Nothing;
             self.builder.push(release);
         }

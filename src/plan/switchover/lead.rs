@@ -30,7 +30,8 @@ impl Names {
         let led: BTreeSet<String> = followers.led().map(|id| id.name().to_owned()).collect();
         let counting = followers.counting();
         let wanted = synchronous::spelled(&synchronous::after(now, new, old), &counting);
-        let all: BTreeSet<String> = counting.iter().cloned().chain([old.to_owned()]).collect();
+        let returns = (!followers.below().keys().any(|id| id.name() == old)).then(|| old.to_owned());
+        let all: BTreeSet<String> = counting.iter().cloned().chain(returns).collect();
         Self {
             now: now.trim().to_owned(),
             narrowed: if led.is_empty() { now.trim().to_owned() } else { synchronous::narrowed(now, new) },
@@ -182,6 +183,10 @@ impl Switchover<'_> {
         if !led.is_empty() {
             let verb = if led.len() == 1 { "receives" } else { "receive" };
             lines.push(format!("{} {verb} from {new} before the pause already", list(led)));
+        }
+        for (id, upstream) in self.followers.below() {
+            let (name, upstream) = (id.name(), upstream.member.name());
+            lines.push(format!("{name} receives from {upstream} in the end, as the topology says"));
         }
         for (id, upstream) in self.followers.keeping() {
             lines.push(format!("{} goes on receiving from {}", id.name(), upstream.member.name()));

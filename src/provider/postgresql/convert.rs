@@ -21,6 +21,10 @@ pub(super) const PROGRESS_SQL: &str = include_str!("progress.sql");
 /// sometimes waits those 5 s.
 pub(super) const QUICK_RETRY: &str = "20ms";
 
+/// The log that slots may keep while members are away on purpose: hours of most databases' writes, and a part of most disks. Not a
+/// round number, so that it can be told from one that somebody else has set.
+pub(super) const SLOT_BOUND: &str = "10239MB";
+
 /// Among the settings: whether ALTER SYSTEM has set [`QUICK_RETRY`].
 const TEMPORARY: &str = "temporary_retry_interval";
 
@@ -340,6 +344,7 @@ pub(super) fn native_state(verb: &str, args: &super::Arguments, facts: &MemberFa
     let names = || (!synchronous).then(|| format!("synchronous_standby_names is `{}`", facts.synchronous_names));
     let temporary = || quick.then(|| format!("wal_retrieve_retry_interval is still {QUICK_RETRY}"));
     let connected = facts.settings.get("primary_conninfo").is_some_and(|value| value == "set");
+    let bound = facts.settings.get("max_slot_wal_keep_size").map(String::as_str);
     let missing: Vec<String> = match verb {
         super::PREPARE_PROMOTION => {
             let new = args.new_slots();
@@ -366,6 +371,17 @@ pub(super) fn native_state(verb: &str, args: &super::Arguments, facts: &MemberFa
         }
         super::FINISH_PROMOTION | super::FINISH_DEMOTION => {
             [slots(&args.stale, 0), names(), temporary()].into_iter().flatten().collect()
+        }
+        super::RELEASE_REPLICAS => {
+            let unbounded = bound.is_none_or(|bound| bound == "-1");
+            let unbounded = unbounded.then(|| "the log that slots keep is not bounded".to_owned());
+            [unbounded, names()].into_iter().flatten().collect()
+        }
+        super::UNRELEASE_REPLICAS => {
+            let bounded = (bound == Some(SLOT_BOUND)).then(|| format!("max_slot_wal_keep_size is still {SLOT_BOUND}"));
+            let before = args.synchronous_before.as_ref().is_none_or(|names| *names == facts.synchronous_names);
+            let before = (!before).then(|| format!("synchronous_standby_names is `{}`", facts.synchronous_names));
+            [bounded, before].into_iter().flatten().collect()
         }
         _ => return "unknown to this provider".to_owned(),
     };

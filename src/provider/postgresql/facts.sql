@@ -48,7 +48,7 @@ SELECT json_build_object(
    WHERE backend_type = 'client backend' AND now - xact_start > interval '1 second'),
   'settings', (SELECT json_object_agg(name, current_setting(name)) FROM unnest(ARRAY[
       'archive_mode', 'default_transaction_read_only', 'hot_standby', 'max_connections', 'max_locks_per_transaction',
-      'max_prepared_transactions', 'max_replication_slots', 'max_standby_streaming_delay', 'max_wal_senders',
+      'max_prepared_transactions', 'max_replication_slots', 'max_slot_wal_keep_size', 'max_standby_streaming_delay', 'max_wal_senders',
       'max_worker_processes', 'primary_slot_name', 'recovery_min_apply_delay', 'recovery_target_timeline', 'restart_after_crash', 'synchronous_commit', 'wal_level', 'wal_log_hints',
       'data_checksums', 'wal_retrieve_retry_interval', 'wal_sender_timeout']) AS name),
   -- What an operator has written into postgresql.conf is not ours, whatever its value.

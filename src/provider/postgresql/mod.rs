@@ -73,6 +73,10 @@ pub const FOLLOW_LATER: &str = "follow_later";
 pub const FINISH_PROMOTION: &str = "finish_promotion";
 /// Native verb: what remains to be done at the old primary.
 pub const FINISH_DEMOTION: &str = "finish_demotion";
+/// Commits stop waiting for members whose power goes, and the log that slots keep for them is bounded.
+pub const RELEASE_REPLICAS: &str = "release_replicas";
+/// Takes that back.
+pub const UNRELEASE_REPLICAS: &str = "unrelease_replicas";
 
 /// How often a member is asked for all its facts, and its machine for its process.
 const POLL: Duration = Duration::from_millis(10);

@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::client::{Client, Failure, explain};
-use super::convert::{QUICK_RETRY, connection, literal, slot_name};
+use super::convert::{QUICK_RETRY, SLOT_BOUND, connection, literal, slot_name};
 use crate::model::text::list;
 use crate::model::{Peer, Target, TargetId, Unreachable};
 use crate::provider::pgwire::{Session, WireError};
+
+/// How long is waited for a receiver that was led away to be gone.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// The arguments of native verbs, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(super) struct Arguments {
     pub synchronous_before: Option<String>,
     /// Whom to follow.
     pub primary: Option<Peer>,
+    /// Members whose power goes or comes back.
+    pub released: Vec<String>,
     /// Members whose slots are of no more use.
     pub stale: Vec<String>,
     /// Replicas that must stream before commits may wait for them, by the names that they give.
@@ -40,6 +45,7 @@ impl Arguments {
         for (key, values) in args {
             match (key.as_str(), values.as_slice()) {
                 ("followers", _) => read.followers.clone_from(values),
+                ("released", _) => read.released.clone_from(values),
                 ("stale", _) => read.stale.clone_from(values),
                 ("kept", _) => read.kept.clone_from(values),
                 ("awaited", _) => read.awaited.clone_from(values),
@@ -55,7 +61,7 @@ impl Arguments {
                 _ => return Err(format!("the argument `{key}` is none of postgresql's, or has too many values")),
             }
         }
-        for member in read.followers.iter().chain(&read.stale).chain(&read.kept) {
+        for member in read.followers.iter().chain(&read.stale).chain(&read.kept).chain(&read.released) {
             slot_name(member)?;
         }
         Ok(read)
@@ -117,7 +123,21 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Drops slots that nobody uses. Whoever was just led away may still hold his for a moment: that is waited for.
     async fn drop_slots(&mut self, members: &[String]) -> Result<(), Failure> {
+        let names: Vec<String> =
+            members.iter().flat_map(|member| slot_name(member)).map(|slot| literal(&slot)).collect();
+        if !names.is_empty() {
+            let names = names.join(", ");
+            let sql =
+                format!("SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND slot_name IN ({names}))");
+            let idle = |rows: &[tokio_postgres::SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
+            let until = self.deadline.min(Instant::now() + LEAVING);
+            self.session
+                .poll(&sql, Duration::from_millis(5), until, idle)
+                .await
+                .map_err(|error| self.failure(&error))?;
+        }
         for slot in members.iter().flat_map(|member| slot_name(member)) {
             self.act(&format!(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
@@ -161,6 +181,25 @@ impl Work<'_> {
             Ok(false) => Err(self.failure(&WireError::Deadline)),
             Err(error) => Err(self.failure(&error)),
         }
+    }
+
+    /// Bounds the log that slots keep: a member that stays away must not fill the disk. A bound that somebody has set stays.
+    async fn bound_slots(&mut self) -> Result<(), Failure> {
+        if self.ask("SHOW max_slot_wal_keep_size").await?.as_deref() == Some("-1") {
+            self.act(&format!("ALTER SYSTEM SET max_slot_wal_keep_size = '{SLOT_BOUND}'")).await?;
+        }
+        Ok(())
+    }
+
+    async fn unbound_slots(&mut self) -> Result<(), Failure> {
+        let ours = format!(
+            "SELECT count(*) FROM pg_settings WHERE name = 'max_slot_wal_keep_size' \
+             AND sourcefile LIKE '%/postgresql.auto.conf' AND current_setting(name) = '{SLOT_BOUND}'"
+        );
+        if self.ask(&ours).await?.as_deref() == Some("1") {
+            self.act("ALTER SYSTEM RESET max_slot_wal_keep_size").await?;
+        }
+        Ok(())
     }
 
     /// Sets whom to receive from; of effect on a replica only, at once.
@@ -244,6 +283,8 @@ pub(super) async fn apply(
         super::UNPREPARE_DEMOTION,
         super::FINISH_PROMOTION,
         super::FINISH_DEMOTION,
+        super::RELEASE_REPLICAS,
+        super::UNRELEASE_REPLICAS,
     ];
     if !known.contains(&verb) {
         return Err(refused(format!("the provider `postgresql` has no verb `{verb}`")));
@@ -302,6 +343,17 @@ pub(super) async fn apply(
         super::UNPREPARE_DEMOTION => {
             work.act("ALTER SYSTEM RESET primary_conninfo").await?;
             work.act("ALTER SYSTEM RESET primary_slot_name").await?;
+            work.reload().await?;
+        }
+        super::RELEASE_REPLICAS => {
+            // The bound first: where the right for it is missing, nothing has changed yet.
+            work.bound_slots().await?;
+            work.synchronous(args.synchronous.as_ref()).await?;
+            work.reload().await?;
+        }
+        super::UNRELEASE_REPLICAS => {
+            work.synchronous(args.synchronous_before.as_ref()).await?;
+            work.unbound_slots().await?;
             work.reload().await?;
         }
         _ => {

@@ -205,6 +205,7 @@ fn rest(data: &StatusData) -> Vec<Family> {
             HoldKind::Share { service, .. } => ("share", service.as_str()),
             HoldKind::Ttl { service, .. } => ("ttl", service.as_str()),
             HoldKind::OldTtl { service, .. } => ("old_ttl", service.as_str()),
+            HoldKind::PoweredOff { facility, .. } => ("powered_off", facility.as_str()),
         };
         since.add(&[("hold", kind), ("of", of)], held.hold.since.as_second());
         overdue.add(&[("hold", kind), ("of", of)], u8::from(held.overdue));

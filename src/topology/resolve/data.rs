@@ -68,7 +68,9 @@ impl Resolver<'_, '_> {
                 host: &member.host,
                 settings: self.overlaid(&common, &member.settings, key.place),
             })?;
-            Some((key.text.to_owned(), Member { target, priority: member.priority.get().unwrap_or(PRIORITY) }))
+            let follows = self.follows(&database.members, key, &member.follows);
+            let priority = member.priority.get().unwrap_or(PRIORITY);
+            Some((key.text.to_owned(), Member { target, priority, follows }))
         });
         let members = members.collect();
         let poolers: BTreeSet<String> = self
@@ -91,6 +93,35 @@ impl Resolver<'_, '_> {
             failback: database.failback.get().unwrap_or_default(),
             name,
         })
+    }
+
+    /// Whom a member receives from: another member, and in the end the primary.
+    fn follows(
+        &self,
+        members: &Field<Section<syntax::Member>>,
+        key: Key<'_>,
+        follows: &Field<String>,
+    ) -> Option<String> {
+        let (name, place) = follows.as_ref().placed()?;
+        let names: BTreeSet<&str> = self.reader.names(members).collect();
+        if !names.contains(name.as_str()) {
+            let others = names.iter().copied().filter(|other| *other != key.text);
+            let help = self.reader.findings.advice(name, "members", others);
+            let message = format!("`{name}` is no member of this database");
+            self.reader.findings.add(Diagnostic::error("unknown-name", place, message).help(help));
+            return None;
+        }
+        let upstream = |name: &&str| self.reader.text_of(members, name, "follows");
+        let mut chain = std::iter::successors(Some(name.as_str()), upstream).take(names.len());
+        if chain.any(|name| name == key.text) {
+            let message = format!("`{}` would receive from itself", key.text);
+            self.reader.findings.add(
+                Diagnostic::error("invalid-value", place, message)
+                    .help("whoever is followed must in the end follow the primary: leave `follows` out there"),
+            );
+            return None;
+        }
+        Some(name.clone())
     }
 
     /// Where the primary should live: the name is a facility's or a member's.

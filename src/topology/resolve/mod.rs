@@ -8,6 +8,7 @@ mod edge;
 mod facilities;
 mod policy;
 mod service;
+mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,7 +96,7 @@ pub(super) fn resolve<'a>(
     let jobs = this.jobs(&file.jobs);
     let policy = this.policy(&file.policy, facilities.len());
     let store = this.store(&file.store);
-    Some(Topology {
+    let mut topology = Topology {
         name: name?.clone(),
         facilities,
         zones,
@@ -105,10 +106,13 @@ pub(super) fn resolve<'a>(
         poolers,
         hosts: this.hosts,
         jobs,
+        units: BTreeMap::new(),
         policy: policy?,
         store: store?,
         digest,
-    })
+    };
+    topology.units = units::units(&topology);
+    Some(topology)
 }
 
 /// Whether the file is made for a newer version of the language, which would be full of unknown keys.

@@ -102,7 +102,7 @@ impl Cluster {
             );
         }
         text += &format!(
-            "    replication: {{mode: synchronous, max_lag: 1s}}\n    poolers: [pool]\n    route: {{pooler_database: accounts}}\n\
+            "    replication: {{mode: synchronous, max_lag: 1s}}\n    direct: [{{application_name: batch}}]\n    poolers: [pool]\n    route: {{pooler_database: accounts}}\n\
              poolers:\n  pool:\n    facility: west\n    provider: pgbouncer\n    address: \"{}\"\n    host: here\n    settings:\n      \
              admin: handover\n      password: {{file: {site}/pgbouncer}}\n      databases: {}\n      \
              probe: {{user: app, password: {{file: {site}/probe}}}}\n\

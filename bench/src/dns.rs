@@ -105,7 +105,9 @@ impl Site {
         site.topology()?;
         site.octodns_configuration(records)?;
         let (began, log) = (Instant::now(), site.path("named.log"));
-        while TcpStream::connect(("127.0.0.1", port)).is_err() || !fs::read_to_string(&log)?.contains("all zones loaded") {
+        while TcpStream::connect(("127.0.0.1", port)).is_err()
+            || !fs::read_to_string(&log)?.contains("all zones loaded")
+        {
             let said = || fs::read_to_string(&log).unwrap_or_default();
             ensure!(began.elapsed() < Duration::from_secs(60), "named is not ready:\n{}", said());
             std::thread::sleep(Duration::from_millis(50));

@@ -427,5 +427,7 @@ async fn a_replica_whose_receiver_hangs_is_seen_by_its_silence() {
     signal("-CONT");
     assert!(seen.silence.is_some_and(|silence| silence > Duration::from_secs(2)), "{seen:?}");
     pair.a.until("SELECT flush_lsn = pg_current_wal_lsn() FROM pg_stat_replication", "t");
-    assert_eq!(replica(&pair.observe(&pair.a).await).silence, None);
+    // None, unless the server has just written something of its own.
+    let seen = replica(&pair.observe(&pair.a).await);
+    assert!(seen.silence.is_none_or(|silence| silence < Duration::from_secs(2)), "{seen:?}");
 }

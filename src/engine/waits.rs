@@ -101,7 +101,7 @@ impl Run {
             let deadline = Instant::now() + Duration::from_secs(10);
             self.log().touched();
             match self.apply(proxy, &action, &permit, deadline).await {
-                Ok(crate::provider::Outcome::Applied) => {}
+                Ok(outcome) if outcome.taken() => {}
                 Ok(outcome) => {
                     return Err(Trouble::Failed(
                         step.id.clone(),

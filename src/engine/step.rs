@@ -133,9 +133,19 @@ impl Run {
         self.journal.start(ids, record).await.map_err(lost)
     }
 
-    /// Records durably; a store that fails ends the run.
+    /// Records durably, after what the operator was told since the last time; a store that fails ends the run.
     pub(super) async fn record(&self, record: Record) -> Result<(), Trouble> {
+        self.record_told().await?;
         self.journal.record(record).await.map_err(lost)
+    }
+
+    /// Records what the operator was told and is not recorded yet. Never between a pause and the end of its section.
+    pub(super) async fn record_told(&self) -> Result<(), Trouble> {
+        let told = self.log().not_recorded();
+        for text in told {
+            self.journal.record(Record::Told { text }).await.map_err(lost)?;
+        }
+        Ok(())
     }
 
     /// Acts and verifies. An unknown outcome is resolved by observing, at least for the time of a `look`, never by trying again blindly.

@@ -15,6 +15,9 @@ use crate::plan::{Step, Wait, live};
 /// How often sessions are counted.
 const COUNT_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often a changed number of sessions is recorded at most: enough for a curve, and nothing beside the step's own records.
+const RECORD_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How often a wait says how far it is: a part of its length, within these.
 const PROGRESS_PART: u32 = 500;
 const PROGRESS_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -58,11 +61,17 @@ impl Run {
     ) -> Result<String, Trouble> {
         let began = Instant::now();
         let ids: BTreeSet<TargetId> = servers.keys().cloned().collect();
+        let mut recorded: Option<(Duration, u64)> = None;
         loop {
             let live = self.engine.observe_only(&ids).await;
             let (residual, unknown) = count(&live, servers, then == DrainThen::Cut);
             let total: u64 = residual.iter().map(|residual| residual.sessions).sum();
             let elapsed = began.elapsed();
+            let due = |(at, was): (Duration, u64)| was != total && (total == 0 || elapsed >= at + RECORD_INTERVAL);
+            if unknown.is_empty() && recorded.is_none_or(due) {
+                self.record(Record::Sessions { step: step.id.clone(), remaining: total }).await?;
+                recorded = Some((elapsed, total));
+            }
             if total == 0 && unknown.is_empty() {
                 self.log().waited(&step.id, WaitCause::Sessions, elapsed);
                 return Ok("no session is left".to_owned());

@@ -56,6 +56,10 @@ impl Store for MemoryStore {
     async fn records(&self, _run: &RunId) -> Result<Vec<Entry>, StoreError> {
         Ok(self.entries.lock().unwrap().clone())
     }
+
+    async fn prune(&self, _runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// A permit, made the only way there is: by a journal.
@@ -66,6 +70,8 @@ pub async fn permit() -> Permit {
         plan_digest: String::new(),
         operator: "test".to_owned(),
         holds: Vec::new(),
+        title: String::new(),
+        document: None,
     };
     let journal = Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), "test", first, now)
         .await

@@ -267,6 +267,7 @@ async fn there_and_back_under_load_nothing_fails_and_nothing_is_lost() {
         assert_eq!(found.join(","), slots, "{name}");
         assert_eq!(facts.settings["wal_retrieve_retry_interval"], "5s", "{name}");
         assert_eq!(facts.settings["rights"], "complete", "{name}");
+        assert_eq!(facts.settings["rights_to_release"], "complete", "{name}");
     }
 }
 

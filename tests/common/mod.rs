@@ -1,4 +1,5 @@
 //! What several test programs share.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

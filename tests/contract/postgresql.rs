@@ -347,6 +347,11 @@ async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_so
         pair.a.sql("SELECT pg_reload_conf()");
         pair.a.until("SHOW max_slot_wal_keep_size", "10GB");
     }
+    // Without the right for it nothing is touched, and the plan would have said so.
+    pair.a.sql("REVOKE ALTER SYSTEM ON PARAMETER max_slot_wal_keep_size FROM handover");
+    let settings = pair.observe(&pair.a).await.settings;
+    let rights = [settings["rights"].as_str(), settings["rights_to_release"].as_str()];
+    assert_eq!(rights, ["complete", "missing: ALTER SYSTEM on max_slot_wal_keep_size"]);
 }
 fn list(texts: &[&str]) -> Vec<String> {
     texts.iter().map(ToString::to_string).collect()

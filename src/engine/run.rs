@@ -295,7 +295,7 @@ impl Run {
                 let next = next.map(|step| (step.id.clone(), "the operator asked the run to stop".to_owned()));
                 (RunEnd::Stopped, "stopped on request; what was done stays".to_owned(), next)
             }
-            Some(Trouble::Held(step, why)) if !acted => {
+            Some(Trouble::Held(step, why) | Trouble::Failed(step, why)) if !acted => {
                 (RunEnd::Refused, format!("refused before anything was touched: {why}"), Some((step, why)))
             }
             Some(Trouble::Held(step, why)) => (RunEnd::Stopped, format!("stopped at a gate: {why}"), Some((step, why))),

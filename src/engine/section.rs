@@ -117,18 +117,17 @@ impl Run {
 
     /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
     async fn warm_up(&self, steps: &[Step]) {
-        let targets: BTreeSet<&TargetId> = steps
-            .iter()
-            .filter_map(|step| match &step.work {
-                Work::Act { target, .. } => Some(target),
-                _ => None,
-            })
-            .collect();
+        let mut targets: BTreeMap<&TargetId, Vec<&Action>> = BTreeMap::new();
+        for step in steps {
+            if let Work::Act { target, action } = &step.work {
+                targets.entry(target).or_default().push(action);
+            }
+        }
         let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
-        let warming = targets.into_iter().map(|id| async move {
+        let warming = targets.into_iter().map(|(id, actions)| async move {
             let Ok(target) = self.engine.target(id) else { return };
             if let Ok(provider) = self.engine.registry.of(&target) {
-                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, deadline)).await;
+                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, &actions, deadline)).await;
             }
         });
         futures_util::future::join_all(warming).await;

@@ -168,6 +168,7 @@ impl Run {
         let verified = match outcome {
             Outcome::NotApplied(why) => return Err(not_done(why.to_string(), Acted::No)),
             Outcome::Applied => self.check_after(&step.after, deadline).await,
+            Outcome::Seen(facts) => self.check_seen(target, &facts, &step.after, deadline).await,
             Outcome::Unknown(why) => {
                 let seen = self.check_after(&step.after, deadline.max(Instant::now() + look)).await;
                 match seen {
@@ -223,6 +224,23 @@ impl Run {
             }
         }
         if wrong.is_empty() { Ok(facts) } else { Err(wrong.join("; ")) }
+    }
+
+    /// The same after `target` has just been read: only what these facts do not show is asked for.
+    async fn check_seen(
+        &self,
+        target: &TargetId,
+        facts: &Facts,
+        conditions: &[Assumption],
+        deadline: Instant,
+    ) -> Result<Vec<Facts>, String> {
+        let shown = |one: &Assumption| one.target == *target && one.condition.holds(facts).is_ok();
+        let open: Vec<Assumption> = conditions.iter().filter(|one| !shown(one)).cloned().collect();
+        let mut read = self.check_after(&open, deadline).await?;
+        if open.len() < conditions.len() {
+            read.push(facts.clone());
+        }
+        Ok(read)
     }
 
     async fn verify_only(&self, step: &Step) -> Result<String, Trouble> {

@@ -1,4 +1,5 @@
 //! What several test programs share.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use handover::journal::{Entry, Hold, Journal, Lease, Moment, Permit, Record, RunId, RunSummary, Store, StoreError};
 use handover::plan::StepId;
+
+/// An action that its target took.
+#[allow(dead_code)]
+#[track_caller]
+pub fn taken(outcome: &handover::provider::Outcome) {
+    assert!(outcome.taken(), "{outcome:?}");
+}
 
 /// A store that keeps the entries of one run in memory.
 #[derive(Default)]

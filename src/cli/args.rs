@@ -41,6 +41,8 @@ pub enum Command {
     Apply(Apply),
     /// List runs, newest first; show, follow or prune them
     Runs(Runs),
+    /// Write a report of a run for a review: what happened, what clients felt, timeline, every record
+    Report(Report),
     /// Print the JSON Schema of topology files, for editors and CI
     Schema,
     /// Print a completion script for a shell
@@ -60,6 +62,7 @@ impl Command {
             Self::Show(args) => (args.format == PlanFormat::Json, args.output),
             Self::Apply(args) => (args.format == Format::Json, args.common.output),
             Self::Runs(args) => (args.format == Format::Json, args.store.output),
+            Self::Report(args) => (false, args.store.output),
             Self::Schema | Self::Completions(_) | Self::Man(_) => (false, plain),
         };
         Voice { json, output }
@@ -290,6 +293,32 @@ pub struct Prune {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// GitHub flavoured, for an issue
+    Markdown,
+    /// One page with a picture of the timeline; no script, nothing from elsewhere
+    Html,
+}
+
+/// `handover report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Which run.
+    #[command(flatten)]
+    pub named: NamedRun,
+    /// How it is written [default: html for a FILE that ends in .html, else markdown]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<ReportFormat>,
+    /// Write it into this file, whole or not at all, instead of to standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Where the run is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// How the status is told.

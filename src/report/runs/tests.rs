@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods)]
 use super::sample::{FATES, Fate, journal, plan, run};
 use super::*;
 use crate::event::StepOutcome;
@@ -168,4 +169,11 @@ fn the_story_for_programs_has_every_record() {
         told.failures().any(|(step, _)| step.step == StepId("db.accounts.resume.west-pool1".to_owned()))
             || told.failures().count() == 1
     );
+}
+
+#[test]
+fn pages_to_look_at() {
+    for fate in FATES {
+        std::fs::write(format!("/tmp/page-{fate:?}.html"), story_html(&told(fate))).unwrap();
+    }
 }

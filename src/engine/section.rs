@@ -45,6 +45,8 @@ pub(super) struct Section<'a> {
     pub(super) untouched: BTreeSet<StepId>,
     /// True once the point of no return was begun.
     pub(super) committed: bool,
+    /// How long writers waited, to be recorded once they go on.
+    stall: Option<Record>,
 }
 
 impl Run {
@@ -95,10 +97,11 @@ impl Run {
             phases: BTreeMap::new(),
             untouched: BTreeSet::new(),
             committed: false,
+            stall: None,
         };
         let result = match self.forward(&mut section).await {
             Ok(()) => {
-                self.writes_resumed(&section);
+                self.writes_resumed(&mut section);
                 Ok(())
             }
             Err((step, failure)) => Err(self.backward(&mut section, step, failure).await),
@@ -114,18 +117,17 @@ impl Run {
 
     /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
     async fn warm_up(&self, steps: &[Step]) {
-        let targets: BTreeSet<&TargetId> = steps
-            .iter()
-            .filter_map(|step| match &step.work {
-                Work::Act { target, .. } => Some(target),
-                _ => None,
-            })
-            .collect();
+        let mut targets: BTreeMap<&TargetId, Vec<&Action>> = BTreeMap::new();
+        for step in steps {
+            if let Work::Act { target, action } = &step.work {
+                targets.entry(target).or_default().push(action);
+            }
+        }
         let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
-        let warming = targets.into_iter().map(|id| async move {
+        let warming = targets.into_iter().map(|(id, actions)| async move {
             let Ok(target) = self.engine.target(id) else { return };
             if let Ok(provider) = self.engine.registry.of(&target) {
-                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, deadline)).await;
+                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, &actions, deadline)).await;
             }
         });
         futures_util::future::join_all(warming).await;
@@ -224,17 +226,17 @@ impl Run {
     }
 
     /// After a successful switchover: how long writers waited.
-    fn writes_resumed(&self, section: &Section<'_>) {
+    fn writes_resumed(&self, section: &mut Section<'_>) {
         let promoted = section.steps.iter().find(|step| step.point_of_no_return).and_then(acts_on);
         self.stalled(section, promoted);
     }
 
     /// After an undone one.
-    pub(super) fn clients_go_on(&self, section: &Section<'_>) {
+    pub(super) fn clients_go_on(&self, section: &mut Section<'_>) {
         self.stalled(section, fenced(section.steps));
     }
 
-    fn stalled(&self, section: &Section<'_>, primary: Option<&TargetId>) {
+    fn stalled(&self, section: &mut Section<'_>, primary: Option<&TargetId>) {
         let begun = |verb: fn(&Action) -> bool| {
             let of_verb = move |step: &&Step| matches!(&step.work, Work::Act { action, .. } if verb(action));
             section.steps.iter().filter(of_verb).filter_map(|step| section.phases.get(&step.id))
@@ -243,22 +245,32 @@ impl Run {
         let resumed = begun(|action| matches!(action, Action::Redirect { .. })).filter_map(|phase| phase.1).max();
         let fence = begun(|action| matches!(action, Action::Fence { .. })).map(|phase| phase.0).min();
         let (Some(primary), Some(paused)) = (primary, paused) else { return };
-        let stall = resumed.unwrap_or_else(|| self.began.elapsed()).saturating_sub(paused);
+        let resumed = resumed.unwrap_or_else(|| self.began.elapsed());
+        let stall = resumed.saturating_sub(paused);
         let database = DatabaseName::from(primary.scope().unwrap_or_default());
         self.log().stalled(&database, primary, stall, fence);
+        let (from_ms, to_ms) = (millis(paused), millis(resumed));
+        section.stall =
+            Some(Record::WritesResumed { database: database.clone(), primary: primary.clone(), from_ms, to_ms });
         self.tell(Event::WritesResumed { database, primary: primary.clone(), write_stall: stall });
     }
 
     async fn record_phases(&self, section: &Section<'_>) -> Result<(), Trouble> {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         for step in section.steps {
             let Some((from, to)) = section.phases.get(&step.id) else { continue };
             let outcome = format!("{:?}", self.log().outcome(&step.id)).to_lowercase();
             let to_ms = millis(to.unwrap_or_else(|| self.began.elapsed()));
             self.record(Record::Phase { step: step.id.clone(), from_ms: millis(*from), to_ms, outcome }).await?;
         }
-        Ok(())
+        match &section.stall {
+            Some(stall) => self.record(stall.clone()).await,
+            None => Ok(()),
+        }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Section<'_> {

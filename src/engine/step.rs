@@ -133,9 +133,19 @@ impl Run {
         self.journal.start(ids, record).await.map_err(lost)
     }
 
-    /// Records durably; a store that fails ends the run.
+    /// Records durably, after what the operator was told since the last time; a store that fails ends the run.
     pub(super) async fn record(&self, record: Record) -> Result<(), Trouble> {
+        self.record_told().await?;
         self.journal.record(record).await.map_err(lost)
+    }
+
+    /// Records what the operator was told and is not recorded yet. Never between a pause and the end of its section.
+    pub(super) async fn record_told(&self) -> Result<(), Trouble> {
+        let told = self.log().not_recorded();
+        for text in told {
+            self.journal.record(Record::Told { text }).await.map_err(lost)?;
+        }
+        Ok(())
     }
 
     /// Acts and verifies. An unknown outcome is resolved by observing, at least for the time of a `look`, never by trying again blindly.
@@ -158,6 +168,7 @@ impl Run {
         let verified = match outcome {
             Outcome::NotApplied(why) => return Err(not_done(why.to_string(), Acted::No)),
             Outcome::Applied => self.check_after(&step.after, deadline).await,
+            Outcome::Seen(facts) => self.check_seen(target, &facts, &step.after, deadline).await,
             Outcome::Unknown(why) => {
                 let seen = self.check_after(&step.after, deadline.max(Instant::now() + look)).await;
                 match seen {
@@ -213,6 +224,23 @@ impl Run {
             }
         }
         if wrong.is_empty() { Ok(facts) } else { Err(wrong.join("; ")) }
+    }
+
+    /// The same after `target` has just been read: only what these facts do not show is asked for.
+    async fn check_seen(
+        &self,
+        target: &TargetId,
+        facts: &Facts,
+        conditions: &[Assumption],
+        deadline: Instant,
+    ) -> Result<Vec<Facts>, String> {
+        let shown = |one: &Assumption| one.target == *target && one.condition.holds(facts).is_ok();
+        let open: Vec<Assumption> = conditions.iter().filter(|one| !shown(one)).cloned().collect();
+        let mut read = self.check_after(&open, deadline).await?;
+        if open.len() < conditions.len() {
+            read.push(facts.clone());
+        }
+        Ok(read)
     }
 
     async fn verify_only(&self, step: &Step) -> Result<String, Trouble> {

@@ -16,6 +16,9 @@ use crate::provider::Outcome;
 /// How often sessions are counted.
 const COUNT_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often a changed number of sessions is recorded at most: enough for a curve, and nothing beside the step's own records.
+const RECORD_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long clients that were told to leave with their next answer have for that; what is idle for longer loses no request.
 const LEAVING: Duration = Duration::from_secs(10);
 
@@ -63,11 +66,17 @@ impl Run {
     ) -> Result<String, Trouble> {
         let began = Instant::now();
         let ids: BTreeSet<TargetId> = servers.keys().cloned().collect();
+        let mut recorded: Option<(Duration, u64)> = None;
         loop {
             let live = self.engine.observe_only(&ids).await;
             let (residual, unknown) = count(&live, servers, then == DrainThen::Cut);
             let total: u64 = residual.iter().map(|residual| residual.sessions).sum();
             let elapsed = began.elapsed();
+            let due = |(at, was): (Duration, u64)| was != total && (total == 0 || elapsed >= at + RECORD_INTERVAL);
+            if unknown.is_empty() && recorded.is_none_or(due) {
+                self.record(Record::Sessions { step: step.id.clone(), remaining: total }).await?;
+                recorded = Some((elapsed, total));
+            }
             if total == 0 && unknown.is_empty() {
                 self.log().waited(&step.id, WaitCause::Sessions, elapsed);
                 return Ok("no session is left".to_owned());
@@ -178,7 +187,7 @@ impl Run {
         let deadline = Instant::now() + Duration::from_secs(10);
         self.log().touched();
         let why = match self.apply(proxy, action, &permit, deadline).await {
-            Ok(Outcome::Applied) => return Ok(()),
+            Ok(Outcome::Applied | Outcome::Seen(_)) => return Ok(()),
             Ok(Outcome::NotApplied(why) | Outcome::Unknown(why)) => why.to_string(),
             Err(why) => why,
         };

@@ -24,14 +24,23 @@ use crate::journal::Permit;
 use crate::model::{Action, Condition, Facts, Observed, ProviderName, Scope, Target, Unreachable};
 
 /// What became of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The target took it. Whether it had the effect is for [`Provider::verify`].
     Applied,
+    /// The target took it, and these facts were read there afterwards, in the same conversation: what they show needs no other question.
+    Seen(Box<Facts>),
     /// Nothing was touched.
     NotApplied(Unreachable),
     /// It may or may not have been done: the answer was lost or the deadline passed. Observe before anything else.
     Unknown(Unreachable),
+}
+
+impl Outcome {
+    /// True if the target took it.
+    pub fn taken(&self) -> bool {
+        matches!(self, Self::Applied | Self::Seen(_))
+    }
 }
 
 /// The code that speaks one kind of target's protocol.
@@ -59,9 +68,10 @@ pub trait Provider: Send + Sync {
         None
     }
 
-    /// Opens what [`apply`](Self::apply) will need, so that a following critical section loses no time; errors show there.
-    async fn warm_up(&self, target: &Target, deadline: Instant) {
-        let _ = (target, deadline);
+    /// Opens what [`apply`](Self::apply) will need for these actions, so that a following critical section loses no time; errors show
+    /// there. Changes nothing.
+    async fn warm_up(&self, target: &Target, actions: &[&Action], deadline: Instant) {
+        let _ = (target, actions, deadline);
     }
 }
 

@@ -94,7 +94,7 @@ impl Client {
         &self,
         destination: &Destination<'_>,
         command: &Command,
-        input: Option<&[u8]>,
+        input: process::Input<'_>,
         deadline: Instant,
     ) -> Result<Output, TransportError> {
         let connection = self.connect(destination, deadline).await?;
@@ -166,7 +166,8 @@ impl Client {
         argv.insert(at, "-N".to_owned());
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let limits = process::Limits { terminate: deadline, kill: deadline, end_mark: None };
-        let ran = process::run(&argv, None, &limits).await.map_err(|error| not_started(&error, tried()))?;
+        let ran =
+            process::run(&argv, process::Input::None, &limits).await.map_err(|error| not_started(&error, tried()))?;
         match ran.end {
             process::End::Status(0) => Ok(Arc::clone(&connection)),
             process::End::Deadline => Err(late()),
@@ -246,7 +247,7 @@ impl Client {
             let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
             let deadline = Instant::now() + CLOSING;
             let limits = process::Limits { terminate: deadline, kill: deadline, end_mark: None };
-            let _ = process::run(&argv, None, &limits).await;
+            let _ = process::run(&argv, process::Input::None, &limits).await;
         }
     }
 }

@@ -78,9 +78,9 @@ impl Pgbouncer {
         }
         let freed = Self::everywhere(target, |console| self.resume(console, database, deadline)).await;
         match (outcomes.into_iter().find(|outcome| matches!(outcome, Outcome::NotApplied(_))), freed) {
-            (Some(refused), Outcome::Applied) => refused,
+            (Some(refused), Outcome::Applied | Outcome::Seen(_)) => refused,
             (_, Outcome::NotApplied(why) | Outcome::Unknown(why)) => Outcome::Unknown(why),
-            (None, Outcome::Applied) => {
+            (None, Outcome::Applied | Outcome::Seen(_)) => {
                 let why = format!("a part of its processes did not answer PAUSE {database}; clients go on");
                 Outcome::NotApplied(Unreachable::new(why, target.name()))
             }
@@ -359,7 +359,7 @@ impl Provider for Pgbouncer {
         last.unwrap_or_else(|| Observed::Unreachable(Unreachable::new("no time was left", target.name())))
     }
 
-    async fn warm_up(&self, target: &Target, deadline: Instant) {
+    async fn warm_up(&self, target: &Target, _: &[&Action], deadline: Instant) {
         // Two consoles, since one of them will wait in PAUSE; and the way to the file.
         let file = async {
             let mut known = self.client.alone_with_file(target).await;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
 
 use super::client::{Client, Failure, HostArguments, explain};
-use super::convert::{configuration_value, connection, literal, slot_name};
+use super::convert::{HostState, configuration_value, connection, literal, slot_name};
 use super::settings::no_control;
 use crate::model::text::same_member;
 use crate::model::{Lineage, Peer, Target, Unreachable};
@@ -52,22 +52,29 @@ async fn before(client: &Client, target: &Target, successor: &Peer, deadline: In
     (replica, others.filter_map(|row| column(row, "pid")).map(str::to_owned).collect())
 }
 
-/// Stops a primary cleanly so that it can only come back as a replica of `successor`.
+/// Prepares what [`fence`] will do at the member's machine, so that it takes less time there. Changes nothing.
+pub(super) fn arm(client: &Client, target: &Target, successor: &Peer, deadline: Instant) {
+    if let Ok(arguments) = host_arguments(target, successor, Vec::new()) {
+        client.arm(target, arguments, deadline);
+    }
+}
+
+/// Stops a primary cleanly so that it can only come back as a replica of `successor`. The state was read after the stop.
 pub(super) async fn fence(
     client: &Client,
     target: &Target,
     successor: &Peer,
     run: &str,
     deadline: Instant,
-) -> Result<(), Failure> {
+) -> Result<HostState, Failure> {
     let (replica, senders) = before(client, target, successor, deadline).await;
     if replica {
         return Err(Failure::untouched(Unreachable::new("it is a replica", tried("fence", target))));
     }
     let arguments = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, senders)? };
-    let state = client.host(target, "fence", arguments, deadline).await?;
+    let state = client.fence(target, arguments, deadline).await?;
     if state.fenced() {
-        return Ok(());
+        return Ok(state);
     }
     Err(Failure::unknown(
         Unreachable::new(format!("it was stopped, but is not fenced: {}", state.describe()), tried("fence", target))

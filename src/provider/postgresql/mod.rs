@@ -81,6 +81,9 @@ pub const UNRELEASE_REPLICAS: &str = "unrelease_replicas";
 /// How often a member is asked for all its facts, and its machine for its process.
 const POLL: Duration = Duration::from_millis(10);
 
+/// How long a fence waits on the member's machine for the word: longer than any critical section.
+const ARMED: Duration = Duration::from_secs(60);
+
 /// The provider `postgresql`.
 pub struct Postgresql {
     client: Client,
@@ -146,7 +149,6 @@ impl Postgresql {
         let client = &self.client;
         match action {
             Action::Native { verb, args } => native::apply(client, target, verb, args, deadline).await,
-            Action::Fence { successor } => fence::fence(client, target, successor, run, deadline).await,
             Action::Withdraw { successor } => fence::withdraw(client, target, successor, run, deadline).await,
             Action::Unfence { lineage } => fence::unfence(client, target, lineage, deadline).await,
             Action::CatchUp { behind, position } => {
@@ -160,6 +162,10 @@ impl Postgresql {
             ))),
         }
     }
+}
+
+fn seen(facts: MemberFacts) -> Outcome {
+    Outcome::Seen(Box::new(Facts::Member(Box::new(facts))))
 }
 
 fn known(facts: MemberFacts, began: Instant) -> Observed<Facts> {
@@ -177,10 +183,23 @@ impl Provider for Postgresql {
     }
 
     async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome {
-        match self.act(target, action, &permit.run().0, deadline).await {
-            Ok(()) => Outcome::Applied,
-            Err(failure) => failure.outcome(),
-        }
+        let run = &permit.run().0;
+        let done = match action {
+            Action::Fence { successor } => fence::fence(&self.client, target, successor, run, deadline)
+                .await
+                .map(|state| seen(state.facts(settings::no_control(target)))),
+            Action::CatchUp { .. } | Action::Promote { .. } => {
+                // What clients wait for is read in the same breath.
+                let done = self.act(target, action, run, deadline).await;
+                let progress = match done {
+                    Ok(()) => self.client.progress(target, deadline).await.ok(),
+                    Err(_) => None,
+                };
+                done.map(|()| progress.map_or(Outcome::Applied, seen))
+            }
+            _ => self.act(target, action, run, deadline).await.map(|()| Outcome::Applied),
+        };
+        done.unwrap_or_else(Failure::outcome)
     }
 
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {
@@ -224,7 +243,12 @@ impl Provider for Postgresql {
         last.unwrap_or_else(|| Observed::Unreachable(Unreachable::new("no time was left", target.name())))
     }
 
-    async fn warm_up(&self, target: &Target, deadline: Instant) {
+    async fn warm_up(&self, target: &Target, actions: &[&Action], deadline: Instant) {
+        for action in actions {
+            if let Action::Fence { successor } = action {
+                fence::arm(&self.client, target, successor, Instant::now() + ARMED);
+            }
+        }
         self.client.warm_up(target, deadline).await;
     }
 }

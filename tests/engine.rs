@@ -97,6 +97,7 @@ async fn apply_only(topology: Topology, targets: &Arc<Scripted>, mut plan: Plan,
     let request = Request {
         plan,
         digest: String::new(),
+        document: String::new(),
         run: RunId("test".to_owned()),
         operator: "test".to_owned(),
         stop,

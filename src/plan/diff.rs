@@ -12,8 +12,8 @@ use super::live::{self, backend_of};
 use super::weights::{Participant, effective, nearest};
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
-    Percent, RecordKey, RecordSet, ReplicationMode, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId,
-    TargetKind, ZoneName,
+    Percent, RecordKey, RecordSet, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId, TargetKind,
+    ZoneName,
 };
 use crate::topology::Topology;
 

@@ -33,6 +33,7 @@ mod fence;
 mod native;
 mod promote;
 mod settings;
+mod systemd;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,12 +85,13 @@ const POLL: Duration = Duration::from_millis(10);
 /// The provider `postgresql`.
 pub struct Postgresql {
     client: Client,
+    units: systemd::Units,
 }
 
 impl Postgresql {
     /// A provider without open sessions.
     pub fn new(secrets: Arc<SecretReader>, transport: Arc<Transport>) -> Self {
-        Self { client: Client::new(secrets, transport) }
+        Self { units: systemd::Units::new(Arc::clone(&transport)), client: Client::new(secrets, transport) }
     }
 
     /// The facts that `condition` is about, once.
@@ -192,8 +194,15 @@ fn known(facts: MemberFacts, began: Instant) -> Observed<Facts> {
 impl Provider for Postgresql {
     async fn observe(&self, target: &Target, _scope: &Scope, deadline: Instant) -> Observed<Facts> {
         let began = Instant::now();
-        match self.client.facts_or_files(target, deadline).await {
-            Ok(facts) => known(facts, began),
+        let (facts, manager) =
+            tokio::join!(self.client.facts_or_files(target, deadline), self.units.manager(target, deadline));
+        match facts {
+            Ok(mut facts) => {
+                if let Some(manager) = manager {
+                    facts.settings.entry("manager".to_owned()).or_insert(manager);
+                }
+                known(facts, began)
+            }
             Err(why) => Observed::Unreachable(why),
         }
     }

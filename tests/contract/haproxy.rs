@@ -104,7 +104,7 @@ impl Proxy {
     /// Waits until it answers and finds its servers up.
     async fn up(&self) {
         let up = Condition::ServersUp {
-            backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into(), "b".into()]))]),
+            backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into(), "b".into()]).into())]),
         };
         match provider().verify(&self.target(), &up, soon()).await {
             Observed::Known { value, .. } => up.holds(&value).unwrap(),
@@ -197,13 +197,14 @@ fn maint(weight: u32) -> ServerSetting {
 }
 
 fn set<const N: usize>(backend: &str, servers: [(&str, ServerSetting, ServerSetting); N]) -> Action {
-    let servers = servers.into_iter().map(|(name, from, to)| (name.into(), FromTo { from, to })).collect();
-    Action::SetShare { backends: BTreeMap::from([(backend.into(), servers)]) }
+    let servers: BTreeMap<_, _> =
+        servers.into_iter().map(|(name, from, to)| (name.into(), FromTo { from, to })).collect();
+    Action::SetShare { backends: BTreeMap::from([(backend.into(), servers.into())]) }
 }
 
 fn are<const N: usize>(servers: [(&str, ServerSetting); N]) -> Condition {
-    let servers = servers.into_iter().map(|(name, setting)| (name.into(), setting)).collect();
-    Condition::Servers { backends: BTreeMap::from([("web".into(), servers)]) }
+    let servers: BTreeMap<_, _> = servers.into_iter().map(|(name, setting)| (name.into(), setting)).collect();
+    Condition::Servers { backends: BTreeMap::from([("web".into(), servers.into())]) }
 }
 
 #[async_trait]
@@ -356,7 +357,7 @@ async fn without_admin_level_it_reads_and_says_what_is_missing() {
 async fn what_cannot_be_set_is_refused_by_name() {
     let proxy = Proxy::start().await;
     let cut = |servers: [&str; 1]| Action::CutSessions {
-        backends: BTreeMap::from([("web".into(), servers.map(Into::into).into())]),
+        backends: BTreeMap::from([("web".into(), BTreeSet::from(servers.map(Into::into)).into())]),
     };
     let before = proxy.comparable(&Facts::Proxy(proxy.facts().await));
     for (action, expected) in [
@@ -393,7 +394,7 @@ async fn a_drain_lets_running_requests_finish_and_sends_no_new_ones() {
     let proxy = Proxy::start().await;
     assert_eq!(proxy.apply(&set("web", [("b", ready(50), maint(50))])).await, Outcome::Applied);
     let none_left = Condition::SessionsAtMost {
-        backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into()]))]),
+        backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into()]).into())]),
         limit: 0,
     };
     let drained = async {
@@ -419,7 +420,7 @@ async fn cut_sessions_end() {
         proxy.sessions("a", 1).await;
         let servers = BTreeSet::from(["a".into()]);
         assert_eq!(
-            proxy.apply(&Action::CutSessions { backends: BTreeMap::from([("web".into(), servers)]) }).await,
+            proxy.apply(&Action::CutSessions { backends: BTreeMap::from([("web".into(), servers.into())]) }).await,
             Outcome::Applied
         );
         proxy.sessions("a", 0).await;
@@ -565,7 +566,7 @@ async fn any_share_comes_out_within_one_percentage_point() {
     let (provider, permit) = (provider(), common::permit().await);
     let ready_at = |weight| ServerSetting { weight, admission: Admission::Ready };
     let one: BTreeMap<ForeignName, ServerSetting> = servers.keys().map(|name| (name.clone(), ready_at(1))).collect();
-    let started = Condition::Servers { backends: BTreeMap::from([("web".into(), one.clone())]) };
+    let started = Condition::Servers { backends: BTreeMap::from([("web".into(), one.clone().into())]) };
     assert_eq!(started.holds(provider.verify(&proxy.target(), &started, soon()).await.known().unwrap()), Ok(()));
     let mut present = one;
     for shares in [
@@ -579,7 +580,8 @@ async fn any_share_comes_out_within_one_percentage_point() {
             .map(|(name, weight)| (name, ready_at(weight)))
             .collect();
         let change = |name: &ForeignName| (name.clone(), FromTo { from: present[name], to: to[name] });
-        let backends = BTreeMap::from([("web".into(), servers.keys().map(change).collect())]);
+        let changes: BTreeMap<_, _> = servers.keys().map(change).collect();
+        let backends = BTreeMap::from([("web".into(), changes.into())]);
         let outcome = provider.apply(&proxy.target(), &Action::SetShare { backends }, &permit, soon()).await;
         assert_eq!(outcome, Outcome::Applied);
         present = to;

@@ -61,7 +61,7 @@ impl World {
     /// Undoes the fence and sees that clients are served.
     async fn serves_again(&self, target: &Target, lineage: &Lineage) {
         let unfence = Action::Unfence { lineage: lineage.clone() };
-        assert_eq!(self.act(target, &unfence, 30).await, Outcome::Applied);
+        common::taken(&self.act(target, &unfence, 30).await);
         let primary = Condition::Role { role: Role::Primary, lineage: Some(lineage.clone()) };
         match self.postgresql.verify(target, &primary, Instant::now() + Duration::from_secs(20)).await {
             Observed::Known { value, .. } => assert_eq!(primary.holds(&value), Ok(())),
@@ -110,7 +110,7 @@ async fn a_command_that_fails_hangs_or_lies_is_named_and_its_fence_undone() {
     }
 
     // What does not start it is named, and the next attempt works.
-    assert_eq!(world.act(&world.old.target(), &fence, 30).await, Outcome::Applied);
+    common::taken(&world.act(&world.old.target(), &fence, 30).await);
     let unfence = Action::Unfence { lineage: lineage.clone() };
     for (start, text) in [
         ("true", "the command `start` ended with status 0, but nothing runs"),

@@ -129,6 +129,11 @@ impl World {
         self.act(Action::Pause { database: "accounts".into() }).await
     }
 
+    async fn prepare(&self) -> Outcome {
+        let pause = Action::Pause { database: "accounts".into() };
+        self.pgbouncer.prepare(&self.pooler.target(), &pause, &self.permit, within(10.0)).await.unwrap()
+    }
+
     async fn resume(&self) -> Outcome {
         self.act(Action::Resume { database: "accounts".into() }).await
     }
@@ -153,14 +158,24 @@ impl World {
         let growing = Growing::start(&self.pooler);
         let limits = || ["default_pool_size", "max_db_connections", "min_pool_size"].map(|name| self.setting(name));
         let before = limits();
-        for _ in 0..count {
+        for round in 0..count {
             growing.served(5).await;
+            // Ahead of its turn, as in a critical section, or all in one.
+            if round % 2 == 0 {
+                common::taken(&self.prepare().await);
+                assert_ne!(limits(), before);
+            }
             assert_eq!(self.pause().await, Outcome::Applied);
             // Long enough for the pooler's own maintenance, which comes each third of a second.
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(self.resume().await, Outcome::Applied);
             assert_eq!(limits(), before);
         }
+        // A pause that never came is taken back all the same, and made nobody wait.
+        common::taken(&self.prepare().await);
+        growing.served(5).await;
+        assert_eq!(self.resume().await, Outcome::Applied);
+        assert_eq!(limits(), before);
         growing.served(5).await;
         growing.unharmed().await;
     }
@@ -179,6 +194,45 @@ async fn nor_do_they_where_the_entry_has_limits_of_its_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_do_they_where_servers_are_kept_open() {
     World::start("", "min_pool_size = 4").await.pauses(10).await;
+}
+
+/// A login that never ends keeps the brake on for as long as the pause waits for it: `max_db_connections` where the entry has a pool size
+/// of its own. Then all is as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_brake_is_one_that_the_entry_does_not_override() {
+    for (entry, usual, braked) in [
+        ("pool_size=60", ["20", "80"], ["20", "1"]),
+        // Here the usual one has an effect, and the other is left alone.
+        ("", ["20", "80"], ["1", "80"]),
+    ] {
+        let site = Site::new();
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let leads_to = mute.local_addr().unwrap().to_string();
+        let pooler = Pooler::start_with(&site, &leads_to, entry, "default_pool_size = 20\nmax_db_connections = 80");
+        let primary = Member::primary(&site, "a-pg1");
+        let world = World::with(site, primary, pooler).await;
+        let limits = || ["default_pool_size", "max_db_connections"].map(|name| world.setting(name));
+        let login = format!("host=127.0.0.1 port={} user=app password=app-secret dbname=accounts", world.pooler.port);
+        let client =
+            tokio::spawn(async move { tokio_postgres::connect(&login, tokio_postgres::NoTls).await.map(drop) });
+        let deadline = within(10.0);
+        while !world.pooler.console("SHOW POOLS").lines().any(|line| line.starts_with("accounts|app|")) {
+            assert!(Instant::now() < deadline, "{}", world.pooler.console("SHOW POOLS"));
+        }
+        assert_eq!(limits(), usual);
+        let seen = async {
+            let deadline = within(10.0);
+            while limits() != braked {
+                assert!(Instant::now() < deadline, "{:?}", limits());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (outcome, ()) = tokio::join!(world.pause(), seen);
+        let Outcome::NotApplied(why) = outcome else { panic!("{outcome:?}") };
+        assert!(why.why.starts_with("logins at the server did not end in time"), "{why}");
+        assert_eq!(limits(), usual);
+        client.abort();
+    }
 }
 
 /// Two processes on one port: what is said at the pooler is said to both.
@@ -318,4 +372,16 @@ async fn another_manager_is_seen() {
     std::fs::write(&conf, format!("include 'postgresql-auto-failover.conf'\n{text}")).unwrap();
     world.primary.start();
     assert_eq!(manager().await.as_deref(), Some("pg_auto_failover"));
+    // repmgr is a library of this name; any other does as well.
+    let library = world.primary.data.join("repmgr.so");
+    std::os::unix::fs::symlink("/usr/lib/postgresql/15/lib/auto_explain.so", &library).unwrap();
+    std::fs::write(&conf, format!("{text}\nshared_preload_libraries = '{}'\n", library.display())).unwrap();
+    world.primary.stop();
+    world.primary.start();
+    assert_eq!(manager().await.as_deref(), Some("repmgr"));
+    let named = "auto_explain";
+    std::fs::write(&conf, format!("{text}\nshared_preload_libraries = '{named}'\n")).unwrap();
+    world.primary.stop();
+    world.primary.start();
+    assert_eq!(manager().await, None, "{named} is no manager");
 }

@@ -126,7 +126,7 @@ impl World {
         let provider = self.provider(target);
         let began = Instant::now();
         let outcome = provider.apply(target, &action, &self.permit, within(15.0)).await;
-        assert_eq!(outcome, Outcome::Applied, "{} at {}", action.verb(), target.name());
+        assert!(outcome.taken(), "{} at {}: {outcome:?}", action.verb(), target.name());
         let applied = began.elapsed();
         let facts = self.verified(target, &condition).await;
         let verified = began.elapsed() - applied;
@@ -170,9 +170,13 @@ impl World {
         let route = FromTo { from: old.address(), to: new.address() };
         let written = Condition::RouteWritten { database: "accounts".into(), to: new.address() };
         self.step(&self.pooler.target(), Action::WriteRoute { database: "accounts".into(), route }, written).await;
+        let fence = Action::Fence { successor: new.peer() };
         for target in [&old.target(), &new.target(), &self.pooler.target()] {
             self.provider(target).warm_up(target, within(5.0)).await;
         }
+        assert_eq!(self.postgresql.prepare(&old.target(), &fence, &self.permit, within(5.0)).await, None);
+        let pause = Action::Pause { database: "accounts".into() };
+        common::taken(&self.pgbouncer.prepare(&self.pooler.target(), &pause, &self.permit, within(5.0)).await.unwrap());
     }
 
     async fn native(&self, member: &Member, verb: &str, args: BTreeMap<String, Vec<String>>) {
@@ -265,6 +269,7 @@ async fn there_and_back_under_load_nothing_fails_and_nothing_is_lost() {
         assert_eq!(found.join(","), slots, "{name}");
         assert_eq!(facts.settings["wal_retrieve_retry_interval"], "5s", "{name}");
         assert_eq!(facts.settings["rights"], "complete", "{name}");
+        assert_eq!(facts.settings["rights_to_release"], "complete", "{name}");
     }
 }
 
@@ -385,7 +390,7 @@ async fn what_cannot_be_seen_or_done_is_said_and_never_guessed() {
     // A write through the pooler that lands elsewhere than it should is no success.
     let marker = |primary: &Member| Action::Marker { database: "accounts".into(), primary: primary.peer() };
     let target = world.pooler.target();
-    assert_eq!(world.pgbouncer.apply(&target, &marker(a), &world.permit, within(5.0)).await, Outcome::Applied);
+    common::taken(&world.pgbouncer.apply(&target, &marker(a), &world.permit, within(5.0)).await);
     let elsewhere = world.pgbouncer.apply(&target, &marker(b), &world.permit, within(5.0)).await;
     assert!(matches!(elsewhere, Outcome::Unknown(_)), "{elsewhere:?}");
 

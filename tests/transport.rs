@@ -13,6 +13,11 @@ use handover::transport::{Command, Output, Transport, TransportError};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+#[path = "common/ports.rs"]
+mod ports;
+
+use ports::free_port;
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
@@ -198,7 +203,7 @@ impl Sshd {
                 Process::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status().unwrap();
             assert!(made.success());
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
@@ -373,7 +378,7 @@ async fn whoever_is_not_let_in_ran_nothing_and_reads_why() {
     let changed = why(sshd.transport("login", "other_known").run(&host, &command, None, soon()).await);
     assert!(changed.contains("in between"), "{changed}");
 
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let transport = TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port: Some(port) };
     let nobody = Host { transport, ..sshd.host() };
     let refused = why(sshd.transport("login", "known_hosts").run(&nobody, &command, None, soon()).await);

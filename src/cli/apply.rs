@@ -79,6 +79,7 @@ async fn apply(args: &args::Apply, context: &Context, saved: Saved, voice: Voice
     let request = Request {
         plan: saved.plan,
         digest: saved.digest,
+        document: saved.text,
         run: run_id(context.engine.now()),
         operator: operator(),
         stop: stopping,

@@ -17,6 +17,8 @@ pub struct Saved {
     pub plan: Plan,
     /// SHA-256 of the file's bytes.
     pub digest: String,
+    /// The file's text.
+    pub text: String,
 }
 
 /// Reads a plan file; what is wrong with it is printed.
@@ -29,7 +31,7 @@ pub fn read(path: &Path, voice: Voice) -> Result<Saved, Exit> {
     let saved = bytes.and_then(|bytes| {
         let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
         let plan = Plan::from_yaml(text).with_context(|| path.display().to_string())?;
-        Ok(Saved { plan, digest: document::digest(&bytes) })
+        Ok(Saved { plan, digest: document::digest(&bytes), text: text.to_owned() })
     });
     saved.map_err(|error| voice.error(Exit::Invalid, &format!("{error:#}")))
 }

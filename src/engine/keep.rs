@@ -183,7 +183,7 @@ impl Run {
         let outcome = self.apply(proxy, action, &permit, deadline).await?;
         let result = match outcome {
             Outcome::NotApplied(why) => Err((why.to_string(), false)),
-            Outcome::Applied | Outcome::Unknown(_) => {
+            Outcome::Applied | Outcome::Seen(_) | Outcome::Unknown(_) => {
                 let wanted = backends.iter().map(|(backend, servers)| {
                     let servers = servers.iter().map(|(name, share)| (name.clone(), share.to)).collect();
                     (backend.clone(), Arc::new(servers))

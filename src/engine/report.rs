@@ -22,6 +22,8 @@ pub(super) struct Log {
     fenced: BTreeMap<DatabaseName, Duration>,
     residual: Vec<Residual>,
     warnings: Vec<String>,
+    /// How many of the warnings the journal has.
+    recorded: usize,
     holds: Vec<Hold>,
     acted: bool,
     half_done: BTreeSet<StepId>,
@@ -69,6 +71,7 @@ impl Log {
             fenced: BTreeMap::new(),
             residual: Vec::new(),
             warnings: Vec::new(),
+            recorded: 0,
             holds,
             acted: false,
             half_done: BTreeSet::new(),
@@ -153,6 +156,13 @@ impl Log {
         if !self.warnings.iter().any(|told| told == text) {
             self.warnings.push(text.to_owned());
         }
+    }
+
+    /// What the operator was told since this was asked last.
+    pub(super) fn not_recorded(&mut self) -> Vec<String> {
+        let texts = self.warnings.get(self.recorded..).unwrap_or_default().to_vec();
+        self.recorded = self.warnings.len();
+        texts
     }
 
     pub(super) fn stalled(

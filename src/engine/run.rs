@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::report::Log;
 use super::{Engine, keep};
-use crate::event::{Event, Failure, RunReport, StepOutcome, WayOn};
+use crate::event::{Event, Failure, RunReport, StepOutcome, ways_on};
 use crate::journal::{Hold, HoldKind, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
 use crate::model::{Action, TargetId};
 use crate::plan::{Plan, Step, StepId, Work};
@@ -21,6 +21,8 @@ pub struct Request {
     pub plan: Plan,
     /// SHA-256 of the plan file's bytes.
     pub digest: String,
+    /// The plan file's text.
+    pub document: String,
     /// The run's identity.
     pub run: RunId,
     /// `user@host pid N`.
@@ -134,7 +136,7 @@ impl Engine {
     /// # Errors
     /// If the run cannot begin: locked, used before, or the store fails. Everything later is in the outcome.
     pub async fn apply(&self, request: Request, store: Arc<dyn Store>) -> Result<RunOutcome, StoreError> {
-        let Request { plan, digest, run, operator, stop, events } = request;
+        let Request { plan, digest, document, run, operator, stop, events } = request;
         let began = Instant::now();
         let clock = Arc::clone(&self.clock);
         let holds = holds(&plan, &run, &operator, self.clock.now());
@@ -143,6 +145,8 @@ impl Engine {
             plan_digest: digest,
             operator: operator.clone(),
             holds: holds.clone(),
+            title: plan.intent.title(),
+            document: Some(document),
         };
         let now = move || Moment { at: clock.now(), elapsed: began.elapsed() };
         let journal = Journal::begin(store, run.clone(), &operator, first, now).await?;
@@ -291,7 +295,7 @@ impl Run {
                 let next = next.map(|step| (step.id.clone(), "the operator asked the run to stop".to_owned()));
                 (RunEnd::Stopped, "stopped on request; what was done stays".to_owned(), next)
             }
-            Some(Trouble::Held(step, why)) if !acted => {
+            Some(Trouble::Held(step, why) | Trouble::Failed(step, why)) if !acted => {
                 (RunEnd::Refused, format!("refused before anything was touched: {why}"), Some((step, why)))
             }
             Some(Trouble::Held(step, why)) => (RunEnd::Stopped, format!("stopped at a gate: {why}"), Some((step, why))),
@@ -309,6 +313,9 @@ impl Run {
                 (RunEnd::Stopped, format!("stopped: {why}"), Some((StepId("journal".to_owned()), why)))
             }
         };
+        if let Err(Trouble::Store(why)) = self.record_told().await {
+            self.tell(Event::Warning { text: format!("what was told could not be recorded: {why}") });
+        }
         let released = if end == RunEnd::Done { self.plan.releases.clone() } else { self.given_up_holds(end, acted) };
         let record = Record::RunEnded { end, summary: summary.clone(), released: released.clone() };
         if let Err(why) = self.journal.end(record).await {
@@ -332,37 +339,13 @@ impl Run {
             Work::Act { target, .. } => Some(target.clone()),
             _ => None,
         });
-        let way = |what: &str, command: Option<String>| WayOn { what: what.to_owned(), command };
-        let flags: Vec<String> = self
-            .plan
-            .intent
-            .drain
-            .iter()
-            .map(|facility| format!(" --drain {facility}"))
-            .chain(self.plan.intent.restore.iter().map(|facility| format!(" --restore {facility}")))
-            .chain(self.plan.intent.failback.then(|| " --failback".to_owned()))
-            .collect();
-        let again = Some(format!("handover plan{}", flags.concat()));
-        let mut ways_on = vec![way("see how things are now", Some("handover status".to_owned()))];
-        match end {
-            RunEnd::Stuck => ways_on.push(way("look at the target by hand before anything else is applied", None)),
-            RunEnd::Refused | RunEnd::Undone => ways_on.push(way("once the cause is gone, plan again", again)),
-            _ => {
-                ways_on.push(way("go on from here: a new plan holds only what is left", again));
-                let back: Vec<String> =
-                    self.plan.intent.drain.iter().map(|facility| format!(" --restore {facility}")).collect();
-                if !back.is_empty() {
-                    ways_on.push(way("go back", Some(format!("handover plan{}", back.concat()))));
-                }
-            }
-        }
         Failure {
             title: step.map_or_else(|| id.to_string(), |step| step.title.clone()),
             step: id,
             target,
             why,
             tried: None,
-            ways_on,
+            ways_on: ways_on(&self.plan.intent, Some(end)),
         }
     }
 

@@ -16,12 +16,16 @@ use crate::event::Event;
 use crate::journal::{Permit, Record};
 use crate::model::{Action, Condition, DatabaseName, Facts, Position, Role, TargetId};
 use crate::plan::{Step, StepId, Work};
+use crate::provider::Outcome;
 
 /// How often a section is tried whose clients could not be held back in time.
 const ATTEMPTS: u32 = 3;
 
 /// The time between two attempts: clients go on meanwhile.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+
+/// How long preparing a section may take at least.
+const PREPARING: Duration = Duration::from_secs(5);
 
 /// How an attempt ended badly.
 pub(super) struct Ended {
@@ -41,10 +45,14 @@ pub(super) struct Section<'a> {
     fenced_at: Option<Position>,
     /// Steps that were begun, with the time of their beginning and end.
     pub(super) phases: BTreeMap<StepId, (Duration, Option<Duration>)>,
+    /// Steps for which something was done ahead of their turn: it is taken back with them.
+    pub(super) prepared: BTreeSet<StepId>,
     /// Steps that were begun and certainly touched nothing.
     pub(super) untouched: BTreeSet<StepId>,
     /// True once the point of no return was begun.
     pub(super) committed: bool,
+    /// How long writers waited, to be recorded once they go on.
+    stall: Option<Record>,
 }
 
 impl Run {
@@ -84,21 +92,29 @@ impl Run {
             assumed: steps.iter().flat_map(|step| step.before.iter().cloned()).collect(),
         };
         let permit = self.permit(steps, record).await.map_err(ended)?;
-        let began = Instant::now();
         let database = fenced(steps).and_then(TargetId::scope).map(DatabaseName::from);
         let moved = self.plan.primaries.iter().find(|moved| Some(&moved.database) == database.as_ref());
         let mut section = Section {
             steps,
             permit: Arc::new(permit),
-            give_up: moved.map(|moved| began + moved.max_stall.0 / 2),
+            give_up: None,
             fenced_at: None,
             phases: BTreeMap::new(),
+            prepared: BTreeSet::new(),
             untouched: BTreeSet::new(),
             committed: false,
+            stall: None,
         };
-        let result = match self.forward(&mut section).await {
+        let prepared = self.prepare(&mut section).await;
+        // Nobody waits before this.
+        section.give_up = moved.map(|moved| Instant::now() + moved.max_stall.0 / 2);
+        let forward = match prepared {
+            Ok(()) => self.forward(&mut section).await,
+            Err(failed) => Err(failed),
+        };
+        let result = match forward {
             Ok(()) => {
-                self.writes_resumed(&section);
+                self.writes_resumed(&mut section);
                 Ok(())
             }
             Err((step, failure)) => Err(self.backward(&mut section, step, failure).await),
@@ -114,13 +130,7 @@ impl Run {
 
     /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
     async fn warm_up(&self, steps: &[Step]) {
-        let targets: BTreeSet<&TargetId> = steps
-            .iter()
-            .filter_map(|step| match &step.work {
-                Work::Act { target, .. } => Some(target),
-                _ => None,
-            })
-            .collect();
+        let targets: BTreeSet<&TargetId> = steps.iter().filter_map(acts_on).collect();
         let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
         let warming = targets.into_iter().map(|id| async move {
             let Ok(target) = self.engine.target(id) else { return };
@@ -129,6 +139,37 @@ impl Run {
             }
         });
         futures_util::future::join_all(warming).await;
+    }
+
+    /// Does what can be done ahead of the steps and makes nobody wait, at all targets at the same time.
+    async fn prepare(&self, section: &mut Section<'_>) -> Result<(), (StepId, NotDone)> {
+        let deadline = Instant::now() + self.engine.timeout.max(PREPARING);
+        let permit = &section.permit;
+        let preparing = section.steps.iter().filter_map(|step| match &step.work {
+            Work::Act { target, action } => {
+                Some(async move { (step, self.apply_ahead(target, action, permit, deadline).await) })
+            }
+            _ => None,
+        });
+        let mut failed = None;
+        for (step, outcome) in futures_util::future::join_all(preparing).await {
+            let (why, acted) = match outcome {
+                Ok(None) => continue,
+                Ok(Some(Outcome::Applied | Outcome::Seen(_))) => {
+                    section.prepared.insert(step.id.clone());
+                    continue;
+                }
+                Ok(Some(Outcome::Unknown(why))) => (why.to_string(), Acted::Unknown),
+                Ok(Some(Outcome::NotApplied(why))) => (why.to_string(), Acted::No),
+                Err(why) => (why, Acted::No),
+            };
+            let name = acts_on(step).map(TargetId::name).unwrap_or_default();
+            let why = NotDone { why: format!("{name}: {why}"), acted };
+            self.begin(step);
+            self.failed_quietly(step, Duration::ZERO, &why);
+            failed.get_or_insert((step.id.clone(), why));
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Every step as soon as those before it are done.
@@ -224,17 +265,17 @@ impl Run {
     }
 
     /// After a successful switchover: how long writers waited.
-    fn writes_resumed(&self, section: &Section<'_>) {
+    fn writes_resumed(&self, section: &mut Section<'_>) {
         let promoted = section.steps.iter().find(|step| step.point_of_no_return).and_then(acts_on);
         self.stalled(section, promoted);
     }
 
     /// After an undone one.
-    pub(super) fn clients_go_on(&self, section: &Section<'_>) {
+    pub(super) fn clients_go_on(&self, section: &mut Section<'_>) {
         self.stalled(section, fenced(section.steps));
     }
 
-    fn stalled(&self, section: &Section<'_>, primary: Option<&TargetId>) {
+    fn stalled(&self, section: &mut Section<'_>, primary: Option<&TargetId>) {
         let begun = |verb: fn(&Action) -> bool| {
             let of_verb = move |step: &&Step| matches!(&step.work, Work::Act { action, .. } if verb(action));
             section.steps.iter().filter(of_verb).filter_map(|step| section.phases.get(&step.id))
@@ -243,22 +284,32 @@ impl Run {
         let resumed = begun(|action| matches!(action, Action::Redirect { .. })).filter_map(|phase| phase.1).max();
         let fence = begun(|action| matches!(action, Action::Fence { .. })).map(|phase| phase.0).min();
         let (Some(primary), Some(paused)) = (primary, paused) else { return };
-        let stall = resumed.unwrap_or_else(|| self.began.elapsed()).saturating_sub(paused);
+        let resumed = resumed.unwrap_or_else(|| self.began.elapsed());
+        let stall = resumed.saturating_sub(paused);
         let database = DatabaseName::from(primary.scope().unwrap_or_default());
         self.log().stalled(&database, primary, stall, fence);
+        let (from_ms, to_ms) = (millis(paused), millis(resumed));
+        section.stall =
+            Some(Record::WritesResumed { database: database.clone(), primary: primary.clone(), from_ms, to_ms });
         self.tell(Event::WritesResumed { database, primary: primary.clone(), write_stall: stall });
     }
 
     async fn record_phases(&self, section: &Section<'_>) -> Result<(), Trouble> {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         for step in section.steps {
             let Some((from, to)) = section.phases.get(&step.id) else { continue };
             let outcome = format!("{:?}", self.log().outcome(&step.id)).to_lowercase();
             let to_ms = millis(to.unwrap_or_else(|| self.began.elapsed()));
             self.record(Record::Phase { step: step.id.clone(), from_ms: millis(*from), to_ms, outcome }).await?;
         }
-        Ok(())
+        match &section.stall {
+            Some(stall) => self.record(stall.clone()).await,
+            None => Ok(()),
+        }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Section<'_> {

@@ -9,9 +9,12 @@ use tokio::time::Instant;
 use super::run::{Run, Trouble};
 use crate::event::{Event, StepOutcome, WaitCause};
 use crate::journal::{Permit, Record, StoreError};
-use crate::model::{Action, Condition, Facts, TargetId};
+use crate::model::{Action, Condition, Facts, TargetId, Unreachable};
 use crate::plan::{Assumption, Step, Work};
 use crate::provider::Outcome;
+
+/// How much longer than its deadline a provider may take before it is given up: it should have ended by itself.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// How far an attempt came that ended badly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +136,19 @@ impl Run {
         self.journal.start(ids, record).await.map_err(lost)
     }
 
-    /// Records durably; a store that fails ends the run.
+    /// Records durably, after what the operator was told since the last time; a store that fails ends the run.
     pub(super) async fn record(&self, record: Record) -> Result<(), Trouble> {
+        self.record_told().await?;
         self.journal.record(record).await.map_err(lost)
+    }
+
+    /// Records what the operator was told and is not recorded yet. Never between a pause and the end of its section.
+    pub(super) async fn record_told(&self) -> Result<(), Trouble> {
+        let told = self.log().not_recorded();
+        for text in told {
+            self.journal.record(Record::Told { text }).await.map_err(lost)?;
+        }
+        Ok(())
     }
 
     /// Acts and verifies. An unknown outcome is resolved by observing, at least for the time of a `look`, never by trying again blindly.
@@ -158,6 +171,7 @@ impl Run {
         let verified = match outcome {
             Outcome::NotApplied(why) => return Err(not_done(why.to_string(), Acted::No)),
             Outcome::Applied => self.check_after(&step.after, deadline).await,
+            Outcome::Seen(facts) => self.check_seen(target, &facts, &step.after, deadline).await,
             Outcome::Unknown(why) => {
                 let seen = self.check_after(&step.after, deadline.max(Instant::now() + look)).await;
                 match seen {
@@ -184,13 +198,28 @@ impl Run {
     ) -> Result<Outcome, String> {
         let target = self.engine.target(id)?;
         let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
-        let grace = Duration::from_millis(250);
-        match tokio::time::timeout_at(deadline + grace, provider.apply(&target, action, permit, deadline)).await {
+        match tokio::time::timeout_at(deadline + GRACE, provider.apply(&target, action, permit, deadline)).await {
             Ok(outcome) => Ok(outcome),
-            Err(_) => Ok(Outcome::Unknown(crate::model::Unreachable::new(
-                "no end by the deadline",
-                format!("{} at {id}", action.verb()),
-            ))),
+            Err(_) => Ok(no_end(id, action)),
+        }
+    }
+
+    /// Lets a provider do ahead of an action's turn what it can.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub(super) async fn apply_ahead(
+        &self,
+        id: &TargetId,
+        action: &Action,
+        permit: &Permit,
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, String> {
+        let target = self.engine.target(id)?;
+        let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
+        match tokio::time::timeout_at(deadline + GRACE, provider.prepare(&target, action, permit, deadline)).await {
+            Ok(outcome) => Ok(outcome),
+            Err(_) => Ok(Some(no_end(id, action))),
         }
     }
 
@@ -213,6 +242,23 @@ impl Run {
             }
         }
         if wrong.is_empty() { Ok(facts) } else { Err(wrong.join("; ")) }
+    }
+
+    /// The same after `target` has just been read: only what these facts do not show is asked for.
+    async fn check_seen(
+        &self,
+        target: &TargetId,
+        facts: &Facts,
+        conditions: &[Assumption],
+        deadline: Instant,
+    ) -> Result<Vec<Facts>, String> {
+        let shown = |one: &Assumption| one.target == *target && one.condition.holds(facts).is_ok();
+        let open: Vec<Assumption> = conditions.iter().filter(|one| !shown(one)).cloned().collect();
+        let mut read = self.check_after(&open, deadline).await?;
+        if open.len() < conditions.len() {
+            read.push(facts.clone());
+        }
+        Ok(read)
     }
 
     async fn verify_only(&self, step: &Step) -> Result<String, Trouble> {
@@ -264,6 +310,10 @@ impl Run {
             self.tell(Event::RedundancyRestored { database, without });
         }
     }
+}
+
+fn no_end(id: &TargetId, action: &Action) -> Outcome {
+    Outcome::Unknown(Unreachable::new("no end by the deadline", format!("{} at {id}", action.verb())))
 }
 
 fn lost(why: StoreError) -> Trouble {

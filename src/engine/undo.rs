@@ -58,7 +58,7 @@ impl Run {
             };
             if !again || Instant::now() >= deadline {
                 break Err(match outcome {
-                    Ok(Outcome::Applied) => why,
+                    Ok(Outcome::Applied | Outcome::Seen(_)) => why,
                     Ok(Outcome::NotApplied(cause)) => format!("{why}; taking it back was refused: {cause}"),
                     Ok(Outcome::Unknown(cause)) => format!("{why}; whether it was taken back is not known: {cause}"),
                     Err(cause) => format!("{why}; {cause}"),

@@ -5,10 +5,13 @@
 //! As JSON each event is an object with its name under `event`; durations are whole milliseconds under names that end in `_ms`.
 
 mod run_report;
+mod ways_on;
 
 pub use run_report::{
     DatabaseReport, Failure, Residual, RunReport, StageReport, StepOutcome, StepReport, WaitCause, WayOn,
 };
+
+pub use ways_on::ways_on;
 
 use std::time::Duration;
 

@@ -2,8 +2,10 @@
 //!
 //! May use `model` and `plan`. Must not know how records are stored: that is behind [`Store`].
 
+mod prune;
 mod record;
 
+pub use prune::{Pruned, Pruning};
 pub use record::{Entry, Hold, Record, RunEnd, RunId, RunSummary};
 
 use std::collections::BTreeSet;
@@ -113,6 +115,23 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// If the store cannot be read.
     async fn records(&self, run: &RunId) -> Result<Vec<Entry>, StoreError>;
+
+    /// The records of a run from this sequence number on, in their order.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    async fn records_from(&self, run: &RunId, sequence: u64) -> Result<Vec<Entry>, StoreError> {
+        let mut records = self.records(run).await?;
+        records.retain(|entry| entry.sequence >= sequence);
+        Ok(records)
+    }
+
+    /// Forgets these runs and their records; returns those that it forgot. It keeps, whatever is asked: runs that have not ended
+    /// well or been taken back, whoever holds the lock, and runs with a hold in force.
+    ///
+    /// # Errors
+    /// If the store cannot be written; then nothing is forgotten.
+    async fn prune(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError>;
 }
 
 /// Leave to act for one step, or for the steps of one section. Only [`Journal::start`] makes one, after the intent was recorded

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Action;
+use crate::model::{Action, DatabaseName, TargetId};
 use crate::plan::{Assumption, HoldKind, StepId};
 
 /// Identity of a run: time and some randomness, so that it sorts and is easy to type: `20261123-061503-k3f9`.
@@ -71,6 +71,12 @@ pub enum Record {
         operator: String,
         /// Holds that it makes.
         holds: Vec<Hold>,
+        /// What it is for: "drain west". Runs before this was recorded have none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        title: String,
+        /// The plan file's text, sealed as it was reviewed: the run can be told, and gone on with, without the file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        document: Option<String>,
     },
     /// A step is about to act.
     StepStarted {
@@ -145,6 +151,29 @@ pub enum Record {
         /// Why.
         why: String,
     },
+    /// Writers of a database go on after a critical section, at whichever member is primary then.
+    WritesResumed {
+        /// The database.
+        database: DatabaseName,
+        /// The member that takes writes now.
+        primary: TargetId,
+        /// When the first of them was held back, in milliseconds since the run began.
+        from_ms: u64,
+        /// When the last of them went on.
+        to_ms: u64,
+    },
+    /// So many sessions had not ended yet, while a step waited for them.
+    Sessions {
+        /// The step.
+        step: StepId,
+        /// How many.
+        remaining: u64,
+    },
+    /// The operator was told something that stopped nothing.
+    Told {
+        /// What.
+        text: String,
+    },
     /// The run ended.
     RunEnded {
         /// How.
@@ -185,4 +214,17 @@ pub struct RunSummary {
     pub operator: String,
     /// How it ended; none while it runs or if it died.
     pub end: Option<RunEnd>,
+    /// What the plan is for: "drain west"; empty for runs before this was recorded.
+    pub title: String,
+    /// The time of its last record.
+    pub last: Timestamp,
+    /// Until when it holds the lock, if it does.
+    pub leased_until: Option<Timestamp>,
+}
+
+impl RunSummary {
+    /// True while somebody carries it out: it holds the lock, and has given a sign of life in time.
+    pub fn is_running(&self, now: Timestamp) -> bool {
+        self.leased_until.is_some_and(|until| now < until)
+    }
 }

@@ -14,6 +14,10 @@ use super::position::{Lineage, Position};
 /// looked at afterwards.
 pub const SAVE_STATE: &str = "save_state";
 
+/// The native verb of proxies that takes no new client and sends those that are there away with their next answer, so that no request
+/// fails. Only a new start of the proxy takes it back.
+pub const CLOSE_FRONTENDS: &str = "close_frontends";
+
 /// A change of one value, carried by the action so that the write can be conditional and the undo exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FromTo<T> {

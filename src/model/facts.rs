@@ -284,6 +284,9 @@ pub struct ProxyFacts {
     pub age: Duration,
     /// True where the control channel allows changes.
     pub writable: bool,
+    /// Connections of clients at this moment, idle ones included; `None` where it cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
     /// The backends that were asked for; `None` where the proxy has no such backend.
     pub backends: BTreeMap<ForeignName, Option<BackendFacts>>,
     /// What it can do.
@@ -302,6 +305,9 @@ pub struct ProxyCapabilities {
     pub zero_drains: bool,
     /// True where running sessions of one server can be cut.
     pub cuts_sessions: bool,
+    /// True where clients can be sent away without a failed request.
+    #[serde(default)]
+    pub closes_frontends: bool,
     /// True where it is configured that changes survive a reload of the proxy; whether they do, [`ProxyFacts::saved`] tells.
     pub persistent: bool,
 }

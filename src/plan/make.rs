@@ -68,6 +68,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         }
     }
     notes.extend(pooler_notes(topology, &changes, live));
+    refusals.extend(power::refusals(topology, &desired, &changes, live));
     refusals.sort();
     refusals.dedup();
     if !refusals.is_empty() {

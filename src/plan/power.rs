@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::desired::Desired;
+use super::desired::{Desired, Refusal};
 use super::diff::Changes;
 use super::intent::{HoldKind, Intent, LetGo};
 use super::live;
@@ -153,6 +153,22 @@ pub(super) fn off(intent: &Intent, holds: &[HoldKind]) -> BTreeSet<FacilityName>
     off.filter(|facility| intent.restore.contains(*facility)).cloned().collect()
 }
 
+/// What our role may not do at the primaries that let members go, or get them back: found before anything is touched.
+pub(super) fn refusals(topology: &Topology, desired: &Desired, changes: &Changes, live: &Live) -> Vec<Refusal> {
+    let partings = leaving(topology, desired, changes, live).into_iter().chain(coming(topology, desired, live));
+    let refusal = |parting: Parting<'_>| {
+        let facts = live::member(live, &parting.primary.member)?;
+        let missing = facts.settings.get("rights_to_release").filter(|rights| *rights != "complete")?;
+        let name = parting.primary.member.name();
+        let what = format!(
+            "our role at {name} may not bound the log that {name} keeps for {}: {missing}",
+            list(names(&parting.members))
+        );
+        Some(Refusal::new(what, "grant what docs/providers.md lists under postgresql"))
+    };
+    partings.filter_map(refusal).collect()
+}
+
 /// What an operator should know before the power of a facility goes.
 pub(super) fn notes(topology: &Topology, desired: &Desired, changes: &Changes, live: &Live) -> Vec<String> {
     let mut notes = Vec::new();
@@ -184,7 +200,8 @@ pub(super) fn notes(topology: &Topology, desired: &Desired, changes: &Changes, l
             }
         }
         notes.push(format!(
-            "sessions on servers of {facility} that have not ended by the drain deadline end when those are stopped"
+            "sessions on servers of {facility}, and idle connections to its proxies, that have not ended by the drain deadline end \
+             when those are stopped"
         ));
     }
     for parting in leaving(topology, desired, changes, live) {

@@ -186,6 +186,13 @@ pub enum Wait {
         /// What happens to those that remain.
         then: DrainThen,
     },
+    /// Clients to leave proxies that will be stopped: first on their own, then sent away with their next answer.
+    Connections {
+        /// The proxies.
+        proxies: BTreeSet<TargetId>,
+        /// How long they have to leave on their own.
+        deadline: Span,
+    },
 }
 
 /// A part of a plan that is read as one: "Edge: orderform away from west, 10 %".

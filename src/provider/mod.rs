@@ -24,14 +24,23 @@ use crate::journal::Permit;
 use crate::model::{Action, Condition, Facts, Observed, ProviderName, Scope, Target, Unreachable};
 
 /// What became of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The target took it. Whether it had the effect is for [`Provider::verify`].
     Applied,
+    /// The target took it, and these facts were read there afterwards, in the same conversation: what they show needs no other question.
+    Seen(Box<Facts>),
     /// Nothing was touched.
     NotApplied(Unreachable),
     /// It may or may not have been done: the answer was lost or the deadline passed. Observe before anything else.
     Unknown(Unreachable),
+}
+
+impl Outcome {
+    /// True if the target took it.
+    pub fn taken(&self) -> bool {
+        matches!(self, Self::Applied | Self::Seen(_))
+    }
 }
 
 /// The code that speaks one kind of target's protocol.
@@ -48,12 +57,21 @@ pub trait Provider: Send + Sync {
     /// the protocol can tell.
     async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome;
 
+    /// Does what may be done for an action of a critical section ahead of its turn and makes nobody wait, so that it takes less time
+    /// then. None where nothing was changed; else the action's undo takes it back, also if the action was never carried out. What fails
+    /// leaves nothing behind.
+    async fn prepare(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Option<Outcome> {
+        let _ = (target, action, permit, deadline);
+        None
+    }
+
     /// Reads what `condition` is about, by another path than [`apply`](Self::apply) where there is one, again and again until it
     /// holds or the deadline passes, and returns the last facts: the engine judges them. Polls as fast as is harmless: 1 ms on an
     /// open session, 20 ms where each question costs the target work.
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts>;
 
-    /// Opens what [`apply`](Self::apply) will need, so that a following critical section loses no time; errors show there.
+    /// Opens what [`apply`](Self::apply) will need, so that a following critical section loses no time; errors show there. Changes
+    /// nothing.
     async fn warm_up(&self, target: &Target, deadline: Instant) {
         let _ = (target, deadline);
     }

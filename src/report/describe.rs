@@ -37,6 +37,9 @@ pub(super) fn details(step: &Step) -> Vec<Text> {
             };
             vec![format!("at most {}, {then}", duration(deadline.0)).into()]
         }
+        Work::Wait { wait: Wait::Connections { deadline, .. } } => {
+            vec![format!("at most {}, then each is closed with the client's next answer", duration(deadline.0)).into()]
+        }
         Work::Wait { wait: Wait::OldTtl { .. } } | Work::Release { .. } => Vec::new(),
         // A check of the whole plan demands hundreds of things; each is in the plan file.
         Work::Verify if step.after.len() > 6 => {

@@ -203,12 +203,18 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             });
             (service.backend.clone(), Some(BackendFacts { servers: servers.collect(), ..BackendFacts::default() }))
         });
-        let capabilities =
-            ProxyCapabilities { max_weight: 256, zero_drains: true, cuts_sessions: true, persistent: true };
+        let capabilities = ProxyCapabilities {
+            max_weight: 256,
+            zero_drains: true,
+            cuts_sessions: true,
+            closes_frontends: true,
+            persistent: true,
+        };
         let facts = ProxyFacts {
             version: "HAProxy 2.6.12".to_owned(),
             age: Duration::from_secs(86_400),
             writable: true,
+            connections: Some(0),
             backends: backends.collect(),
             capabilities,
             saved: crate::model::Saved::Yes,

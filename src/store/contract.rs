@@ -33,6 +33,8 @@ macro_rules! store_contract {
             what_was_appended_survives_a_holder_that_died
             records_read_back_as_written
             a_run_begins_and_ends_with_its_own_records
+            a_list_says_who_is_at_work_and_when_they_were_last_heard
+            only_runs_that_are_over_are_pruned_and_their_plans_stay_used
         }
     };
     ($bench:ty: $($clause:ident)*) => {$(
@@ -61,6 +63,8 @@ pub fn first(seconds: i64, digest: &str, holds: &[Hold]) -> Entry {
         plan_digest: digest.to_owned(),
         operator: "ada@ops pid 4711".to_owned(),
         holds: holds.to_vec(),
+        title: "drain west".to_owned(),
+        document: None,
     };
     entry(0, seconds, record)
 }
@@ -248,6 +252,47 @@ pub async fn records_read_back_as_written(bench: impl Bench) {
     store.end(&lease, &written[3]).await.unwrap();
     assert_eq!(store.records(&run("1")).await.unwrap(), written);
     assert_eq!(store.records(&run("none")).await.unwrap(), []);
+}
+
+pub async fn a_list_says_who_is_at_work_and_when_they_were_last_heard(bench: impl Bench) {
+    let store = bench.open();
+    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    store.append(&lease, &entry(1, 20, step("a"))).await.unwrap();
+    let [listed] = store.runs().await.unwrap().try_into().unwrap();
+    assert_eq!((listed.title.as_str(), listed.started, listed.last), ("drain west", moment(0), moment(20)));
+    assert!(listed.is_running(moment(49)) && !listed.is_running(moment(51)), "{listed:?}");
+    let sequences = |entries: Vec<Entry>| entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>();
+    assert_eq!(sequences(store.records_from(&run("1"), 1).await.unwrap()), [1]);
+    assert_eq!(sequences(store.records_from(&run("1"), 2).await.unwrap()), [0; 0]);
+    store.end(&lease, &entry(2, 21, end(&[]))).await.unwrap();
+    let [listed] = store.runs().await.unwrap().try_into().unwrap();
+    assert_eq!((listed.last, listed.end, listed.leased_until), (moment(21), Some(RunEnd::Done), None));
+}
+
+pub async fn only_runs_that_are_over_are_pruned_and_their_plans_stay_used(bench: impl Bench) {
+    let store = bench.open();
+    let ended = |run_end, released: &[HoldKind]| {
+        let released = released.to_vec();
+        entry(1, 1, Record::RunEnded { end: run_end, summary: String::new(), released })
+    };
+    let ends = [RunEnd::Done, RunEnd::Undone, RunEnd::Refused, RunEnd::Stopped, RunEnd::Stuck, RunEnd::Done];
+    for (number, end) in ends.into_iter().enumerate() {
+        let name = number.to_string();
+        let holds = if number == 5 { vec![Hold { run: run("5"), ..hold(drained("west"), "x") }] } else { Vec::new() };
+        let lease = store.begin(&run(&name), "ada", &first(number as i64, &name, &holds)).await.unwrap();
+        store.end(&lease, &ended(end, &[])).await.unwrap();
+    }
+    store.begin(&run("6"), "ada", &first(6, "6", &[])).await.unwrap();
+    let all: Vec<RunId> = (0..8).map(|number: usize| run(&number.to_string())).collect();
+    let names = |runs: Vec<RunId>| runs.into_iter().map(|run| run.0).collect::<Vec<_>>();
+    assert_eq!(names(store.prune(&all).await.unwrap()), ["0", "1", "2"]);
+    assert_eq!(names(store.prune(&all).await.unwrap()), [""; 0], "once is enough");
+    let left = store.runs().await.unwrap().into_iter().map(|summary| summary.run).collect();
+    assert_eq!(names(left), ["6", "5", "4", "3"]);
+    assert_eq!(store.records(&run("0")).await.unwrap(), []);
+    assert_eq!(store.records(&run("3")).await.unwrap().len(), 2);
+    let again = store.may_begin("0", moment(60)).await;
+    assert!(matches!(again, Err(StoreError::PlanUsed { run }) if run.0 == "0"));
 }
 
 pub async fn a_run_begins_and_ends_with_its_own_records(bench: impl Bench) {

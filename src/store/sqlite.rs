@@ -27,8 +27,8 @@ const FILE: &str = "handover.sqlite3";
 /// `PRAGMA application_id`: "HNDO".
 const APPLICATION: i64 = 0x484e_444f;
 
-/// `PRAGMA user_version` of the schema below.
-const VERSION: i64 = 1;
+/// `PRAGMA user_version` of the schema below, with all that was added to it.
+const VERSION: i64 = 2;
 
 /// Times are RFC 3339 where they are only shown, milliseconds since the epoch where they are compared.
 const SCHEMA: &str = "
@@ -65,6 +65,13 @@ const SCHEMA: &str = "
         since TEXT NOT NULL,
         expires_ms INTEGER NOT NULL
     ) STRICT;
+";
+
+/// What version 2 adds, for the list of runs: what a run was for, and that its records were pruned. The row of a pruned run stays,
+/// so that its plan is never applied again.
+const VERSION_2: &str = "
+    ALTER TABLE runs ADD COLUMN title TEXT NOT NULL DEFAULT '';
+    ALTER TABLE runs ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Why the file could not be used, with what the operator can do.
@@ -181,14 +188,15 @@ impl Store for SqliteStore {
     async fn begin(&self, run: &RunId, holder: &str, entry: &Entry) -> Result<Lease, StoreError> {
         let (run, holder, entry) = (run.clone(), holder.to_owned(), entry.clone());
         self.transact("beginning a run", TransactionBehavior::Immediate, move |transaction, topology| {
-            let Record::RunStarted { plan, plan_digest, operator, holds } = &entry.record else {
+            let Record::RunStarted { plan, plan_digest, operator, holds, title, .. } = &entry.record else {
                 return Err(Cause::Order.into());
             };
             let token = take_lock(transaction, topology, &run, &holder, entry.at)?;
             not_used(transaction, topology, plan_digest)?;
             transaction.execute(
-                "INSERT INTO runs (run, topology, plan, plan_digest, operator, started) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![run.0, topology, plan, plan_digest, operator, entry.at.to_string()],
+                "INSERT INTO runs (run, topology, plan, plan_digest, operator, started, title)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![run.0, topology, plan, plan_digest, operator, entry.at.to_string(), title],
             )?;
             insert(transaction, &run, &entry)?;
             for hold in holds {
@@ -264,17 +272,25 @@ impl Store for SqliteStore {
 
     async fn runs(&self) -> Result<Vec<RunSummary>, StoreError> {
         self.transact("reading the runs", TransactionBehavior::Deferred, |transaction, topology| {
+            // The last record is found by the primary key: nothing is read of those before it.
             let mut query = transaction.prepare_cached(
-                "SELECT run, plan, started, operator, ended FROM runs WHERE topology = ?1 ORDER BY rowid DESC",
+                "SELECT runs.run, plan, started, operator, title, ended, lease.expires_ms,
+                     (SELECT at FROM records WHERE records.run = runs.run ORDER BY sequence DESC LIMIT 1)
+                 FROM runs LEFT JOIN lease ON lease.topology = runs.topology AND lease.run = runs.run
+                 WHERE runs.topology = ?1 AND pruned = 0 ORDER BY runs.rowid DESC",
             )?;
             let rows = query.query_map(params![topology], |row| {
-                let texts: (String, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-                Ok((texts, row.get::<_, Option<String>>(4)?))
+                let texts: [String; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+                let rest: (Option<String>, Option<i64>, Option<String>) = (row.get(5)?, row.get(6)?, row.get(7)?);
+                Ok((texts, rest))
             })?;
             rows.map(|row| {
-                let ((run, plan, started, operator), ended) = row?;
+                let ([run, plan, started, operator, title], (ended, expires_ms, last)) = row?;
                 let end: Option<RunEnd> = ended.map(|ended| serde_json::from_str(&ended)).transpose()?;
-                Ok(RunSummary { run: RunId(run), plan, started: started.parse()?, operator, end })
+                let started: Timestamp = started.parse()?;
+                let last = last.map(|last| last.parse()).transpose()?.unwrap_or(started);
+                let leased_until = expires_ms.map(Timestamp::from_millisecond).transpose()?;
+                Ok(RunSummary { run: RunId(run), plan, started, operator, end, title, last, leased_until })
             })
             .collect()
         })
@@ -282,12 +298,17 @@ impl Store for SqliteStore {
     }
 
     async fn records(&self, run: &RunId) -> Result<Vec<Entry>, StoreError> {
+        self.records_from(run, 0).await
+    }
+
+    async fn records_from(&self, run: &RunId, sequence: u64) -> Result<Vec<Entry>, StoreError> {
         let run = run.clone();
         self.transact("reading a run's records", TransactionBehavior::Deferred, move |transaction, _| {
             let mut query = transaction.prepare_cached(
-                "SELECT sequence, at, elapsed_ms, record FROM records WHERE run = ?1 ORDER BY sequence",
+                "SELECT sequence, at, elapsed_ms, record FROM records WHERE run = ?1 AND sequence >= ?2 ORDER BY sequence",
             )?;
-            let rows = query.query_map(params![run.0], |row| {
+            let first = i64::try_from(sequence).map_err(|_| Cause::Range)?;
+            let rows = query.query_map(params![run.0, first], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
             })?;
             rows.map(|row| {
@@ -297,6 +318,33 @@ impl Store for SqliteStore {
                 Ok(Entry { sequence, at: at.parse()?, elapsed_ms, record: serde_json::from_str(&record)? })
             })
             .collect()
+        })
+        .await
+    }
+
+    async fn prune(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
+        let runs = runs.to_vec();
+        self.transact("pruning runs", TransactionBehavior::Immediate, move |transaction, topology| {
+            let mut holds = transaction.prepare_cached("SELECT hold FROM holds WHERE topology = ?1")?;
+            let rows = holds.query_map(params![topology], |row| row.get::<_, String>(0))?;
+            let holding: Vec<RunId> =
+                rows.map(|row| Ok(serde_json::from_str::<Hold>(&row?)?.run)).collect::<Result<_, Cause>>()?;
+            let over = [RunEnd::Done, RunEnd::Undone, RunEnd::Refused].map(|end| serde_json::to_string(&end));
+            let [done, undone, refused] = over;
+            let over = [done?, undone?, refused?];
+            let mut forget = transaction.prepare_cached(
+                "UPDATE runs SET pruned = 1, operator = '', title = '' WHERE run = ?1 AND topology = ?2 AND pruned = 0
+                     AND ended IN (?3, ?4, ?5)
+                     AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.topology = ?2 AND lease.run = ?1)",
+            )?;
+            let mut pruned = Vec::new();
+            for run in runs.into_iter().filter(|run| !holding.contains(run)) {
+                if forget.execute(params![run.0, topology, over[0], over[1], over[2]])? > 0 {
+                    transaction.prepare_cached("DELETE FROM records WHERE run = ?1")?.execute(params![run.0])?;
+                    pruned.push(run);
+                }
+            }
+            Ok(pruned)
         })
         .await
     }
@@ -401,7 +449,7 @@ fn connect(dir: &Path, path: &Path) -> Result<Connection, Cause> {
     Ok(connection)
 }
 
-/// Makes the schema in an empty file; two processes may try at once.
+/// Makes the schema in an empty file, or brings an older one up to date; two processes may try at once.
 fn migrate(connection: &mut Connection) -> Result<(), Cause> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -413,9 +461,14 @@ fn migrate(connection: &mut Connection) -> Result<(), Cause> {
         }
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
     } else if application != APPLICATION {
         return Err(Cause::Foreign);
+    }
+    if version < 2 {
+        transaction.execute_batch(VERSION_2)?;
+    }
+    if version < VERSION {
+        transaction.pragma_update(None, "user_version", VERSION)?;
     }
     Ok(transaction.commit()?)
 }
@@ -488,8 +541,29 @@ mod tests {
         let path = dir.path().join(FILE);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(refusal(dir.path()).contains("newer handover (schema 7, this one knows 1)"));
+        assert!(refusal(dir.path()).contains("newer handover (schema 7, this one knows 2)"));
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_file_of_the_first_version_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(dir.path().join(FILE)).unwrap();
+        old.execute_batch(SCHEMA).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        let begun = r#"{"record":"run_started","plan":"p","plan_digest":"d","operator":"ada@ops pid 1","holds":[]}"#;
+        let rows = format!(
+            "INSERT INTO runs VALUES ('1', 'clickbank', 'p', 'd', 'ada@ops pid 1', '2026-11-23T06:15:03Z', NULL);
+             INSERT INTO records VALUES ('1', 0, '2026-11-23T06:15:03Z', 0, '{begun}');"
+        );
+        old.execute_batch(&rows).unwrap();
+        drop(old);
+        let store = SqliteStore::open(dir.path(), "clickbank").unwrap();
+        let [listed] = store.runs().await.unwrap().try_into().unwrap();
+        assert_eq!((listed.run.0.as_str(), listed.title.as_str(), listed.last), ("1", "", listed.started));
+        let records = store.records(&RunId("1".into())).await.unwrap();
+        assert!(matches!(&records[0].record, Record::RunStarted { document: None, .. }), "{records:?}");
     }
 
     #[test]

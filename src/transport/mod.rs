@@ -6,6 +6,10 @@ mod process;
 mod quote;
 mod ssh;
 
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::model::{Host, TransportKind, Unreachable};
@@ -113,6 +117,28 @@ impl Transport {
         input: Option<&[u8]>,
         deadline: Instant,
     ) -> Result<Output, TransportError> {
+        self.feed(host, command, input.map_or(process::Input::None, process::Input::Bytes), deadline).await
+    }
+
+    /// Starts `command` on `host`, which will wait for its standard input: so it is there when it is needed. It has to end by itself
+    /// when that input ends empty, which it does as soon as the [`Waiting`] is dropped; at the `deadline` it is ended as by
+    /// [`run`](Self::run).
+    pub fn start(self: &Arc<Self>, host: &Host, command: Command, deadline: Instant) -> Waiting {
+        let (input, sent) = oneshot::channel();
+        let (transport, host) = (Arc::clone(self), host.clone());
+        let tried = format!("`{}` on {}", command.title(), host.name);
+        let ended =
+            tokio::spawn(async move { transport.feed(&host, &command, process::Input::Later(sent), deadline).await });
+        Waiting { input, ended, tried }
+    }
+
+    async fn feed(
+        &self,
+        host: &Host,
+        command: &Command,
+        input: process::Input<'_>,
+        deadline: Instant,
+    ) -> Result<Output, TransportError> {
         let in_time = if deadline > Instant::now() { Ok(()) } else { Err("no time was left for it") };
         if let Err(why) = command.check().and(in_time) {
             let tried = format!("`{}` on {}", command.title(), host.name);
@@ -148,11 +174,39 @@ impl Transport {
     }
 }
 
+/// A command that waits for its standard input. Dropped, that input ends empty.
+#[derive(Debug)]
+pub struct Waiting {
+    input: oneshot::Sender<Vec<u8>>,
+    ended: JoinHandle<Result<Output, TransportError>>,
+    tried: String,
+}
+
+impl Waiting {
+    /// Sends the input and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Transport::run`]; after the `deadline`, which may be earlier than that of the start, its end is not known.
+    pub async fn go(self, input: &[u8], deadline: Instant) -> Result<Output, TransportError> {
+        let Self { input: sender, mut ended, tried } = self;
+        // One that has ended already tells why.
+        let _ = sender.send(input.to_vec());
+        match tokio::time::timeout_at(deadline, &mut ended).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(TransportError::Unknown(Unreachable::new("it was given up", tried))),
+            Err(_) => {
+                ended.abort();
+                Err(TransportError::Unknown(Unreachable::new("no end by the deadline", tried)))
+            }
+        }
+    }
+}
+
 /// Runs a command on the operator's own machine.
 async fn local(
     host: &Host,
     command: &Command,
-    input: Option<&[u8]>,
+    input: process::Input<'_>,
     deadline: Instant,
 ) -> Result<Output, TransportError> {
     let tried = || format!("`{}` on {}, this machine", command.title(), host.name);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 /// Most bytes that are kept of each output.
@@ -28,6 +28,16 @@ pub(super) fn cannot_start(error: &std::io::Error) -> String {
         std::io::ErrorKind::ArgumentListTooLong => "its arguments are too long".to_owned(),
         _ => format!("it cannot be started: {error}"),
     }
+}
+
+/// What a command finds on its standard input.
+pub(super) enum Input<'a> {
+    /// Nothing.
+    None,
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// What is sent, once it is; nothing if the sender is dropped.
+    Later(oneshot::Receiver<Vec<u8>>),
 }
 
 /// When a process is ended, and what else tells its end.
@@ -138,11 +148,11 @@ impl Drop for Group {
 /// # Errors
 /// Only if it could not be started.
 #[expect(clippy::disallowed_methods, reason = "this is the place that runs commands")]
-pub(super) async fn run(argv: &[&str], input: Option<&[u8]>, limits: &Limits) -> std::io::Result<Ran> {
+pub(super) async fn run(argv: &[&str], input: Input<'_>, limits: &Limits) -> std::io::Result<Ran> {
     let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(if matches!(input, Input::None) { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -154,10 +164,13 @@ pub(super) async fn run(argv: &[&str], input: Option<&[u8]>, limits: &Limits) ->
     let marked = Notify::new();
     let end = {
         let feed = async {
-            if let (Some(mut pipe), Some(input)) = (pipe_in, input) {
-                // A command that does not read all of it is free not to.
-                let _ = pipe.write_all(input).await;
-            }
+            let Some(mut pipe) = pipe_in else { return };
+            // A command that does not read all of it is free not to.
+            let _ = match input {
+                Input::None => Ok(()),
+                Input::Bytes(bytes) => pipe.write_all(bytes).await,
+                Input::Later(sent) => pipe.write_all(&sent.await.unwrap_or_default()).await,
+            };
         };
         let read_out = drain(pipe_out, |more| stdout.keep_first(more));
         let mark = limits.end_mark.as_deref();

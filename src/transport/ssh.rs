@@ -3,6 +3,9 @@
 //! Options here win over the operator's configuration, so they are few: what a program needs that cannot answer questions. Host keys
 //! are checked as the operator's configuration says, which is strictly unless it says otherwise.
 
+mod failure;
+mod remote;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -12,30 +15,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Command, Output, TransportError, process, quote};
+use self::failure::{failure, not_started};
+use self::remote::{Answer, mark, remote_line, remote_time};
+use super::{Command, Output, TransportError, process};
 use crate::model::Unreachable;
 
 /// How long an unused connection outlives a program that was killed, in seconds.
 const PERSIST: u32 = 60;
 /// How long closing a connection may take.
 const CLOSING: Duration = Duration::from_secs(1);
-
-/// Runs a command remotely: marks its beginning on both outputs and its end on standard error, and ends it in time.
-///
-/// `$1` mark, `$2` and `$3` seconds to SIGTERM and from there to SIGKILL, `$4` the same in whole seconds, then the command. The marks
-/// tell what the command wrote from what the login shell wrote, and its exit status 255 from the client's.
-const WRAPPER: &str = r#"handover_mark=$1 handover_term=$2 handover_kill=$3 handover_whole=$4
-shift 4
-printf '%s\n' "$handover_mark"
-printf '%s\n' "$handover_mark" >&2
-if timeout -k 1 0.5 true 2>/dev/null; then timeout -k "$handover_kill" "$handover_term" "$@"
-elif timeout -k 1 1 true 2>/dev/null; then timeout -k 1 "$handover_whole" "$@"
-else "$@"
-fi
-handover_status=$?
-printf '\n%s %s\n' "$handover_mark" "$handover_status" >&2
-exit "$handover_status"
-"#;
 
 /// Where a command goes, as `ssh` is told; as text it is what an operator would type after `ssh`.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +94,7 @@ impl Client {
         &self,
         destination: &Destination<'_>,
         command: &Command,
-        input: Option<&[u8]>,
+        input: process::Input<'_>,
         deadline: Instant,
     ) -> Result<Output, TransportError> {
         let connection = self.connect(destination, deadline).await?;
@@ -178,7 +166,8 @@ impl Client {
         argv.insert(at, "-N".to_owned());
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let limits = process::Limits { terminate: deadline, kill: deadline, end_mark: None };
-        let ran = process::run(&argv, None, &limits).await.map_err(|error| not_started(&error, tried()))?;
+        let ran =
+            process::run(&argv, process::Input::None, &limits).await.map_err(|error| not_started(&error, tried()))?;
         match ran.end {
             process::End::Status(0) => Ok(Arc::clone(&connection)),
             process::End::Deadline => Err(late()),
@@ -258,7 +247,7 @@ impl Client {
             let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
             let deadline = Instant::now() + CLOSING;
             let limits = process::Limits { terminate: deadline, kill: deadline, end_mark: None };
-            let _ = process::run(&argv, None, &limits).await;
+            let _ = process::run(&argv, process::Input::None, &limits).await;
         }
     }
 }
@@ -331,174 +320,11 @@ fn private_directory() -> std::io::Result<PathBuf> {
     }
 }
 
-/// A mark that no other call of any program uses, and that no output holds by chance.
-fn mark() -> String {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    format!("@handover-{}-{}@", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
-}
-
-/// After what time the remote side ends the command with SIGTERM, so that its answer is here before our own deadline.
-fn remote_time(left: Duration) -> Duration {
-    left.saturating_sub(2 * process::grace(left))
-}
-
-/// What the login shell is told.
-fn remote_line(mark: &str, left: Duration, argv: &[&str]) -> String {
-    let seconds = |time: Duration| format!("{:.3}", time.as_secs_f64().max(0.001));
-    let (term, kill) = (seconds(remote_time(left)), seconds(process::grace(left)));
-    let whole = left.as_secs().max(1).to_string();
-    let head = ["sh", "-c", WRAPPER, "sh", mark, &term, &kill, &whole];
-    format!("exec {}", quote::line(head.into_iter().chain(argv.iter().copied())))
-}
-
-/// What came back from the [`WRAPPER`].
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    began: bool,
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Answer {
-    fn read(mark: &str, stdout: &[u8], stderr: &[u8]) -> Self {
-        let begin = format!("{mark}\n");
-        let after = |bytes: &[u8]| {
-            let at = bytes.windows(begin.len()).position(|window| window == begin.as_bytes());
-            at.map(|at| bytes[at + begin.len()..].to_vec())
-        };
-        let (out, err) = (after(stdout), after(stderr));
-        let began = out.is_some() || err.is_some();
-        let mut err = err.unwrap_or_else(|| stderr.to_vec());
-        let end = format!("\n{mark} ");
-        let status = process::rfind(&err, end.as_bytes()).and_then(|at| {
-            let rest = process::text(&err[at + end.len()..]);
-            let (status, later) = rest.split_once('\n')?;
-            let status = status.parse().ok()?;
-            err.truncate(at);
-            err.extend_from_slice(later.as_bytes());
-            Some(status)
-        });
-        Self { began, status, stdout: process::text(&out.unwrap_or_default()), stderr: process::text(&err) }
-    }
-}
-
-fn not_started(error: &std::io::Error, tried: String) -> TransportError {
-    let why = format!("ssh: {}", process::cannot_start(error));
-    let advice = match error.kind() {
-        std::io::ErrorKind::NotFound => "install OpenSSH's client (Debian: openssh-client)",
-        std::io::ErrorKind::ArgumentListTooLong => "hand long texts over on standard input",
-        _ => "check that `ssh` runs on this machine",
-    };
-    TransportError::NotRun(Unreachable::new(why, tried).advice(advice))
-}
-
-/// Failures of which `ssh` says that they came before any command, and what to do about each. `{}` stands for the destination.
-const BEFORE: [(&str, &str); 11] = [
-    (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "the host was installed anew, or somebody stands in between: compare its key with the host's own before you take the \
-         old one out with `ssh-keygen -R`",
-    ),
-    ("Host key verification failed", "compare the host's key and accept it once by hand: `ssh {}`"),
-    ("Permission denied (", "check that `ssh -o BatchMode=yes {} true` works: key, agent (`ssh-add -l`), user"),
-    (
-        "Too many authentication failures",
-        "name the key for this host in your ssh configuration (IdentityFile, IdentitiesOnly)",
-    ),
-    ("Could not resolve hostname", "check the host's address in the topology"),
-    ("Connection refused", "check that sshd runs there and listens on that port"),
-    ("Connection timed out", "check the host and the firewalls on the way"),
-    ("No route to host", "check the network between here and the host"),
-    ("Network is unreachable", "check the network between here and the host"),
-    (
-        "kex_exchange_identification",
-        "something on the way ended the connection: where your ssh configuration leads through another host (ProxyJump, ProxyCommand), \
-         try that one by itself; `ssh -o BatchMode=yes {} true` says more",
-    ),
-    ("Bad configuration option", "correct your ssh configuration"),
-];
-
-/// What an `ssh` that ended by itself without an answer died of.
-fn failure(stderr: &str, began: bool, destination: &Destination<'_>, tried: String) -> TransportError {
-    let said = said(stderr);
-    if began {
-        return TransportError::Unknown(
-            Unreachable::new(format!("the connection broke while it ran{said}"), tried)
-                .advice("look on the host whether it still runs"),
-        );
-    }
-    match BEFORE.iter().find(|(text, _)| stderr.contains(text)) {
-        Some((_, advice)) => {
-            let why = said.trim_start_matches(": ").to_owned();
-            let advice = advice.replace("{}", &destination.to_string());
-            TransportError::NotRun(Unreachable::new(why, tried).advice(advice))
-        }
-        None => TransportError::Unknown(
-            Unreachable::new(format!("the connection broke{said}"), tried)
-                .advice(format!("check that `ssh -o BatchMode=yes {destination} true` works")),
-        ),
-    }
-}
-
-/// The last lines of what `ssh` said, after a colon; nothing where it said nothing.
-fn said(stderr: &str) -> String {
-    let lines: Vec<&str> =
-        stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@')).collect();
-    let last = lines[lines.len().saturating_sub(2)..].join(" ");
-    let short: String = last.chars().take(300).collect();
-    if short.is_empty() { short } else { format!(": {short}") }
-}
-
-impl TransportError {
-    fn with_advice(self, advice: impl Into<String>) -> Self {
-        match self {
-            Self::NotRun(why) => Self::NotRun(why.advice(advice)),
-            Self::Unknown(why) => Self::Unknown(why.advice(advice)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HERE: Destination<'static> = Destination { address: "db1", user: Some("postgres"), port: Some(2222) };
-
-    #[test]
-    fn an_answer_is_told_from_the_noise_around_it() {
-        let answer = Answer::read("@m@", b"motd\n@m@\nout\n", b"noise\n@m@\nerr\n\n@m@ 255\n");
-        assert_eq!(
-            answer,
-            Answer { began: true, status: Some(255), stdout: "out\n".to_owned(), stderr: "err\n".to_owned() }
-        );
-    }
-
-    #[test]
-    fn an_answer_without_its_end_has_no_status() {
-        for stderr in [&b"@m@\nhalf"[..], b"@m@\n\n@m@ 2", b"@m@\n\n@m@ x\n"] {
-            let answer = Answer::read("@m@", b"", stderr);
-            assert!(answer.began && answer.status.is_none(), "{answer:?}");
-        }
-        let answer = Answer::read("@m@", b"", b"Connection refused");
-        assert!(!answer.began && answer.status.is_none());
-    }
-
-    #[test]
-    fn failures_before_the_command_are_certain_and_say_what_to_do() {
-        let refused = "postgres@db1: Permission denied (publickey).";
-        let error = failure(refused, false, &HERE, "ssh to db1".to_owned());
-        assert_eq!(
-            error.to_string(),
-            "postgres@db1: Permission denied (publickey). (ssh to db1); check that `ssh -o BatchMode=yes -p 2222 \
-             postgres@db1 true` works: key, agent (`ssh-add -l`), user"
-        );
-        assert!(matches!(error, TransportError::NotRun(_)));
-        let broken = failure("client_loop: send disconnect: Broken pipe", false, &HERE, String::new());
-        assert!(matches!(broken, TransportError::Unknown(_)));
-        // The words of a command that ran prove nothing.
-        assert!(matches!(failure(refused, true, &HERE, String::new()), TransportError::Unknown(_)));
-    }
 
     #[test]
     fn a_destination_is_never_an_option() {

@@ -56,7 +56,13 @@ fn name_server(id: &TargetId, keys: &BTreeSet<RecordKey>, wanted: &plan::Desired
 }
 
 fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
-    let capabilities = ProxyCapabilities { max_weight: 256, zero_drains: true, cuts_sessions: true, persistent: false };
+    let capabilities = ProxyCapabilities {
+        max_weight: 256,
+        zero_drains: true,
+        cuts_sessions: true,
+        closes_frontends: true,
+        persistent: false,
+    };
     let backends = topology
         .services
         .values()
@@ -82,6 +88,7 @@ fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
         version: "simulated".to_owned(),
         age: Duration::from_secs(9),
         writable: true,
+        connections: Some(0),
         backends,
         capabilities,
         saved: Saved::No,

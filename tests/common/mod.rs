@@ -1,4 +1,5 @@
 //! What several test programs share.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use handover::journal::{Entry, Hold, Journal, Lease, Moment, Permit, Record, RunId, RunSummary, Store, StoreError};
 use handover::plan::StepId;
+
+/// An action that its target took.
+#[allow(dead_code)]
+#[track_caller]
+pub fn taken(outcome: &handover::provider::Outcome) {
+    assert!(outcome.taken(), "{outcome:?}");
+}
 
 /// A store that keeps the entries of one run in memory.
 #[derive(Default)]
@@ -49,6 +57,10 @@ impl Store for MemoryStore {
     async fn records(&self, _run: &RunId) -> Result<Vec<Entry>, StoreError> {
         Ok(self.entries.lock().unwrap().clone())
     }
+
+    async fn prune(&self, _runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// A permit, made the only way there is: by a journal.
@@ -59,6 +71,8 @@ pub async fn permit() -> Permit {
         plan_digest: String::new(),
         operator: "test".to_owned(),
         holds: Vec::new(),
+        title: String::new(),
+        document: None,
     };
     let journal = Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), "test", first, now)
         .await

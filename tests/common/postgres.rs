@@ -4,15 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::ports::free_port;
 use handover::model::{Host, Place, Setting, SettingValue, Settings, Target, TargetId, TargetKind, TransportKind};
 use handover::secret::SecretReader;
+
+#[path = "ports.rs"]
+mod ports;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -36,11 +39,6 @@ fn number_of(user: &str, option: &str) -> u32 {
 
 fn give(path: &Path) {
     chown(path, Some(number_of("postgres", "-u")), Some(number_of("postgres", "-g"))).unwrap();
-}
-
-/// A port of 127.0.0.1 where nobody listens now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn text(text: impl AsRef<str>) -> SettingValue {

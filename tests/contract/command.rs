@@ -101,7 +101,7 @@ impl Subject for Job {
     }
 
     fn nobody(&self) -> Target {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = crate::servers::free_port();
         self.elsewhere(Some(TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port: Some(port) }))
     }
 

@@ -3,16 +3,16 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use handover::model::{
-    Action, Admission, Condition, Facts, ForeignName, FromTo, Host, Observed, Operational, Percent, Place, ProxyFacts,
-    Rate, SAVE_STATE, Saved, Scope, ServerSetting, Setting, SettingValue, Settings, Target, TargetId, TargetKind,
-    TransportKind,
+    Action, Admission, CLOSE_FRONTENDS, Condition, Facts, ForeignName, FromTo, Host, Observed, Operational, Percent,
+    Place, ProxyFacts, Rate, SAVE_STATE, Saved, Scope, ServerSetting, Setting, SettingValue, Settings, Target,
+    TargetId, TargetKind, TransportKind,
 };
 use handover::plan::weights::{self, Participant};
 use handover::provider::haproxy::HaProxy;
@@ -23,32 +23,32 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+use crate::servers::free_port;
 use crate::{Subject, common, soon};
+
+mod clients;
+mod saved;
+mod shares;
 
 fn provider() -> HaProxy {
     HaProxy::new(Arc::new(Transport::new()))
 }
 
-/// A loopback address of this test program's own, so that free ports are not taken by another one.
 fn free_address() -> SocketAddr {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 64 + high % 64, middle, low.max(1));
-    std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
-/// A free port of the IPv6 loopback, of which there is one address only.
 fn free_v6() -> SocketAddr {
-    std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    (Ipv6Addr::LOCALHOST, free_port()).into()
 }
 
 /// An application server: `GET /slow` takes half a second, `GET /endless` never ends, all else is answered at once with its name.
 async fn application(name: &'static str) -> SocketAddr {
-    application_at(free_address().ip(), name).await
+    application_at(free_address(), name).await
 }
 
-async fn application_at(ip: IpAddr, name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+async fn application_at(address: SocketAddr, name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -389,139 +389,12 @@ async fn half_of_it_done_already_is_no_obstacle() {
     assert_eq!(proxy.condition().holds(&Facts::Proxy(proxy.facts().await)), Ok(()));
 }
 
-#[tokio::test]
-async fn a_drain_lets_running_requests_finish_and_sends_no_new_ones() {
-    let proxy = Proxy::start().await;
-    assert_eq!(proxy.apply(&set("web", [("b", ready(50), maint(50))])).await, Outcome::Applied);
-    let none_left = Condition::SessionsAtMost {
-        backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into()]).into())]),
-        limit: 0,
-    };
-    let drained = async {
-        proxy.sessions("a", 1).await;
-        let drain = set("web", [("a", ready(50), drain(50)), ("b", maint(50), ready(50))]);
-        assert_eq!(proxy.apply(&drain).await, Outcome::Applied);
-        for _ in 0..6 {
-            assert!(proxy.get("/").await.ends_with('b'));
-        }
-        assert!(none_left.holds(&Facts::Proxy(proxy.facts().await)).is_err(), "the slow request still runs");
-        let facts = provider().verify(&proxy.target(), &none_left, soon()).await;
-        assert_eq!(none_left.holds(facts.known().unwrap()), Ok(()));
-    };
-    let (answer, ()) = tokio::join!(proxy.get("/slow"), drained);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('a'), "{answer}");
-}
-
-#[tokio::test]
-async fn cut_sessions_end() {
-    let proxy = Proxy::start().await;
-    assert_eq!(proxy.apply(&set("web", [("b", ready(50), maint(50))])).await, Outcome::Applied);
-    let cut = async {
-        proxy.sessions("a", 1).await;
-        let servers = BTreeSet::from(["a".into()]);
-        assert_eq!(
-            proxy.apply(&Action::CutSessions { backends: BTreeMap::from([("web".into(), servers.into())]) }).await,
-            Outcome::Applied
-        );
-        proxy.sessions("a", 0).await;
-    };
-    let began = Instant::now();
-    let (answer, ()) = tokio::join!(proxy.get("/endless"), cut);
-    assert!(!answer.starts_with("HTTP/1.1 200") && began.elapsed() < Duration::from_secs(5), "{answer}");
-}
-
-fn saved(observed: &Observed<Facts>) -> Saved {
-    observed.known().unwrap_or_else(|| panic!("{observed:?}")).proxy().unwrap().saved.clone()
-}
-
-#[tokio::test]
-async fn what_is_set_survives_a_restart_where_a_state_file_is_configured() {
-    let mut proxy = Proxy::start().await;
-    let (provider, target, permit) = (provider(), proxy.with_file("state"), common::permit().await);
-    let scope = Scope::Backends(["web".into()].into());
-    let before = provider.observe(&target, &scope, soon()).await;
-    assert!(before.known().unwrap().proxy().unwrap().capabilities.persistent);
-    assert_eq!(saved(&before), Saved::Outdated("its state file is empty or not there".to_owned()));
-
-    let shift = set("web", [("a", ready(50), drain(0)), ("b", ready(50), ready(100))]);
-    assert_eq!(provider.apply(&target, &shift, &permit, soon()).await, Outcome::Applied);
-    let file = proxy.directory.path().join("state");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o644);
-    let is = are([("a", drain(0)), ("b", ready(100))]);
-    let facts = provider.verify(&target, &is, soon()).await;
-    assert_eq!((saved(&facts), is.holds(facts.known().unwrap())), (Saved::Yes, Ok(())));
-
-    proxy.restart().await;
-    let facts = self::provider().observe(&target, &scope, soon()).await;
-    assert_eq!((is.holds(facts.known().unwrap()), saved(&facts)), (Ok(()), Saved::Yes));
-
-    // Somebody sets another weight and saves nothing: that is seen, and can be made good by saving alone.
-    let by_hand = set("web", [("b", ready(100), ready(70))]);
-    assert_eq!(self::provider().apply(&proxy.target(), &by_hand, &permit, soon()).await, Outcome::Applied);
-    let outdated = self::provider().observe(&target, &scope, soon()).await;
-    let differs = "its state file has web/b with weight 100, now it has weight 70";
-    assert_eq!(saved(&outdated), Saved::Outdated(differs.to_owned()));
-    let args = BTreeMap::from([("backends".to_owned(), vec!["web".to_owned()])]);
-    let save = Action::Native { verb: SAVE_STATE.to_owned(), args: args.clone() };
-    let done = Condition::Native { verb: SAVE_STATE.to_owned(), args, done: true };
-    assert!(done.holds(outdated.known().unwrap()).is_err());
-    assert_eq!(provider.apply(&target, &save, &permit, soon()).await, Outcome::Applied);
-    let facts = self::provider().verify(&target, &done, soon()).await;
-    assert_eq!(done.holds(facts.known().unwrap()), Ok(()));
-    proxy.restart().await;
-    let is = are([("a", drain(0)), ("b", ready(70))]);
-    let facts = self::provider().observe(&target, &scope, soon()).await;
-    assert_eq!(is.holds(facts.known().unwrap()), Ok(()));
-}
-
-#[tokio::test]
-async fn a_state_that_cannot_be_saved_is_told_and_keeps_nothing_from_being_set() {
-    let proxy = Proxy::start().await;
-    let permit = common::permit().await;
-    let scope = Scope::Backends(["web".into()].into());
-    let nowhere = proxy.with_file("no/such/folder/state");
-    let mut homeless = proxy.with_file("state");
-    homeless.host = None;
-    // A host that accepts and never answers costs a part of the time only.
-    let mut silent = proxy.with_file("state");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = Some(listener.local_addr().unwrap().port());
-    let transport = TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port };
-    silent.host = Some(Arc::new(Host { name: "mute".into(), transport, commands: BTreeMap::new() }));
-    let (mut from, mut weight) = (ready(50), 50);
-    for (target, words) in [
-        (nowhere, ["its folder is not there", "let the host's login write the file"]),
-        (homeless, ["has no host", "give west-lb1 a `host`"]),
-        (silent, ["no connection within", "check the host"]),
-    ] {
-        weight += 1;
-        let provider = HaProxy::new(Arc::new(Transport::with_options(vec!["-F".to_owned(), "none".to_owned()])));
-        let to = ready(weight);
-        let began = Instant::now();
-        let outcome = provider.apply(&target, &set("web", [("a", from, to)]), &permit, soon()).await;
-        assert_eq!(outcome, Outcome::Applied);
-        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-        let facts = provider.verify(&target, &are([("a", to)]), soon()).await;
-        let Saved::Unknown(why) = saved(&facts) else { panic!("{facts:?}") };
-        for word in words {
-            assert!(why.to_string().contains(word), "{why}");
-        }
-        // The next program that looks finds out by itself.
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let seen = HaProxy::new(Arc::new(Transport::with_options(vec!["-F".to_owned(), "none".to_owned()])));
-        let seen = saved(&seen.observe(&target, &scope, deadline).await);
-        assert!(matches!(seen, Saved::Unknown(_) | Saved::Outdated(_)), "{seen:?}");
-        from = to;
-    }
-}
-
 /// A proxy whose control, clients and servers are all reached by IPv6.
 #[tokio::test]
 async fn everything_works_over_ipv6() {
     let directory = tempfile::tempdir().unwrap();
     let (front, control) = (free_v6(), free_v6());
-    let (a, b) = (application_at(front.ip(), "a").await, application_at(front.ip(), "b").await);
+    let (a, b) = (application_at(free_v6(), "a").await, application_at(free_v6(), "b").await);
     let config = format!(
         "global\n stats socket ipv6@{control} level admin\n\
          defaults\n mode http\n timeout connect 1s\n timeout client 30s\n timeout server 30s\n\
@@ -538,77 +411,5 @@ async fn everything_works_over_ipv6() {
     assert_eq!(proxy.apply(&drain_a).await, Outcome::Applied);
     for _ in 0..4 {
         assert!(proxy.get("/").await.ends_with('b'));
-    }
-}
-
-/// The shares that weights make, counted at a real proxy: several servers of unequal capacity in each facility.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_share_comes_out_within_one_percentage_point() {
-    const REQUESTS: u64 = 2_000;
-    let directory = tempfile::tempdir().unwrap();
-    let (front, control) = (free_address(), free_address());
-    let capacities =
-        [("west", 800), ("west", 300), ("east", 500), ("east", 500), ("east", 170), ("south", 90), ("south", 400)];
-    let mut config = format!(
-        "global\n stats socket ipv4@{control} level admin\n\
-         defaults\n mode http\n timeout connect 1s\n timeout client 30s\n timeout server 30s\n\
-         frontend front\n bind {front}\n default_backend web\nbackend web\n balance roundrobin\n"
-    );
-    let mut servers: BTreeMap<ForeignName, Participant> = BTreeMap::new();
-    for (index, (facility, capacity)) in capacities.into_iter().enumerate() {
-        let name = format!("s{index}");
-        config += &format!(" server {name} {} weight 1\n", application("ok").await);
-        let participant = Participant { facility: facility.into(), capacity: Some(Rate(capacity)) };
-        servers.insert(ForeignName::new(name), participant);
-    }
-    let process = run(&directory, &config);
-    let proxy = Proxy { process, directory, front, control, operator: control };
-    let (provider, permit) = (provider(), common::permit().await);
-    let ready_at = |weight| ServerSetting { weight, admission: Admission::Ready };
-    let one: BTreeMap<ForeignName, ServerSetting> = servers.keys().map(|name| (name.clone(), ready_at(1))).collect();
-    let started = Condition::Servers { backends: BTreeMap::from([("web".into(), one.clone().into())]) };
-    assert_eq!(started.holds(provider.verify(&proxy.target(), &started, soon()).await.known().unwrap()), Ok(()));
-    let mut present = one;
-    for shares in [
-        [("west", 1), ("east", 99), ("south", 0)],
-        [("west", 33), ("east", 67), ("south", 0)],
-        [("west", 20), ("east", 30), ("south", 50)],
-    ] {
-        let wanted = shares.map(|(facility, share)| (facility.into(), Percent::whole(share))).into();
-        let to: BTreeMap<ForeignName, ServerSetting> = weights::weights(&wanted, &servers, 256)
-            .into_iter()
-            .map(|(name, weight)| (name, ready_at(weight)))
-            .collect();
-        let change = |name: &ForeignName| (name.clone(), FromTo { from: present[name], to: to[name] });
-        let changes: BTreeMap<_, _> = servers.keys().map(change).collect();
-        let backends = BTreeMap::from([("web".into(), changes.into())]);
-        let outcome = provider.apply(&proxy.target(), &Action::SetShare { backends }, &permit, soon()).await;
-        assert_eq!(outcome, Outcome::Applied);
-        present = to;
-        let counted = async || -> BTreeMap<ForeignName, u64> {
-            let facts = proxy.facts().await;
-            let servers = &facts.backends["web"].as_ref().unwrap().servers;
-            servers.iter().map(|(name, server)| (name.clone(), server.requests)).collect()
-        };
-        let before = counted().await;
-        let clients = (0..8).map(|_| async {
-            for _ in 0..REQUESTS / 8 {
-                assert!(proxy.get("/").await.starts_with("HTTP/1.1 200"));
-            }
-        });
-        futures_util::future::join_all(clients).await;
-        let after = counted().await;
-        for (facility, share) in shares {
-            let of = |counts: &BTreeMap<ForeignName, u64>| -> u64 {
-                counts
-                    .iter()
-                    .filter(|(name, _)| servers[*name].facility.as_str() == facility)
-                    .map(|(_, count)| count)
-                    .sum()
-            };
-            let (got, wanted) = (Percent::ratio(of(&after) - of(&before), REQUESTS), Percent::whole(share));
-            assert!(got.distance(wanted) <= Percent::ONE, "{facility} got {got} instead of {wanted}");
-            println!("{facility}: {got} for {wanted}");
-        }
     }
 }

@@ -108,7 +108,7 @@ struct Pair {
     a: Member,
     provider: Arc<dyn Provider>,
     permit: Permit,
-    _site: Site,
+    site: Site,
 }
 
 impl Pair {
@@ -117,7 +117,7 @@ impl Pair {
         let a = Member::primary(&site, "a-pg1");
         let b = Member::replica(&site, "b-pg1", &a);
         let provider = Arc::new(Postgresql::new(site.secrets(), Arc::new(Transport::new())));
-        Self { b, a, provider, permit: common::permit().await, _site: site }
+        Self { b, a, provider, permit: common::permit().await, site }
     }
 
     async fn apply(&self, member: &Member, action: &Action, seconds: f64) -> Outcome {
@@ -150,7 +150,7 @@ async fn only_what_we_fenced_is_made_a_primary_again() {
     // Running, it is a replica, or a primary that nobody fenced; stopped, it is not ours to start.
     let refused = pair.apply(&pair.b, &unfence, 5.0).await;
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("replica")), "{refused:?}");
-    assert_eq!(pair.apply(&pair.a, &unfence, 5.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.a, &unfence, 5.0).await);
     assert_eq!(pair.b.sql("SELECT status FROM pg_stat_wal_receiver"), "streaming");
     pair.b.stop();
     assert!(matches!(pair.apply(&pair.b, &unfence, 5.0).await, Outcome::NotApplied(_)));
@@ -161,7 +161,7 @@ async fn only_what_we_fenced_is_made_a_primary_again() {
     pair.b.start();
     // We fenced it, and then somebody else promoted the other one and started this one as its replica.
     let fence = Action::Fence { successor: pair.b.peer() };
-    assert_eq!(pair.apply(&pair.a, &fence, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.a, &fence, 10.0).await);
     assert!(marked(&pair.a));
     pair.b.sql("SELECT pg_promote()");
     pair.b.sql("SELECT pg_create_physical_replication_slot('a_pg1', true)");
@@ -171,9 +171,41 @@ async fn only_what_we_fenced_is_made_a_primary_again() {
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("history")), "{refused:?}");
     assert_eq!(pair.a.sql("SELECT pg_is_in_recovery()"), "t");
     // Once it has rejoined, there is nothing left to undo.
-    assert_eq!(pair.apply(&pair.a, &Action::Rejoin { primary: pair.b.peer() }, 5.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.a, &Action::Rejoin { primary: pair.b.peer() }, 5.0).await);
     assert!(!marked(&pair.a));
     assert!(matches!(pair.apply(&pair.a, &unfence, 5.0).await, Outcome::NotApplied(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_waits_for_the_word_changes_nothing_before_it() {
+    let pair = Pair::start().await;
+    let fence = Action::Fence { successor: pair.b.peer() };
+    let waiting = || {
+        let found =
+            std::process::Command::new("pgrep").args(["-f", &format!("fence {}", pair.a.data.display())]).output();
+        !found.unwrap().stdout.is_empty()
+    };
+    let until = async |wanted: bool| {
+        while waiting() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The word never comes: its provider is gone.
+    let provider = Postgresql::new(pair.site.secrets(), Arc::new(Transport::new()));
+    provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
+    until(true).await;
+    drop(provider);
+    until(false).await;
+    assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-9)");
+    // It comes.
+    pair.provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
+    until(true).await;
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-10)");
+    let outcome = pair.apply(&pair.a, &fence, 10.0).await;
+    let Outcome::Seen(facts) = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(facts.member().unwrap().role, Role::Fenced);
+    assert!(marked(&pair.a) && !waiting());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,7 +222,7 @@ async fn a_fence_that_did_not_end_in_time_is_undone_soon() {
     let undone = pair.apply(&pair.a, &Action::Unfence { lineage: lineage.clone() }, 15.0).await;
     let took = began.elapsed();
     pair.b.signal("-CONT");
-    assert_eq!(undone, Outcome::Applied);
+    common::taken(&undone);
     println!("undone in {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert!(pair.holds(&pair.a, &Condition::Role { role: Role::Primary, lineage: Some(lineage) }).await);
@@ -206,17 +238,17 @@ async fn a_withdrawn_candidate_returns_as_a_replica_unless_it_was_promoted() {
     let withdraw = Action::Withdraw { successor: pair.a.peer() };
     let rejoin = Action::Rejoin { primary: pair.a.peer() };
     for _ in 0..2 {
-        assert_eq!(pair.apply(&pair.b, &withdraw, 10.0).await, Outcome::Applied);
+        common::taken(&pair.apply(&pair.b, &withdraw, 10.0).await);
         assert!(pair.holds(&pair.b, &FENCED).await);
     }
     // It was a replica: it is nobody's primary.
     let unfence = Action::Unfence { lineage };
     assert!(matches!(pair.apply(&pair.b, &unfence, 5.0).await, Outcome::NotApplied(_)));
-    assert_eq!(pair.apply(&pair.b, &rejoin, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.b, &rejoin, 10.0).await);
     assert!(pair.holds(&pair.b, &Condition::Follows { primary: pair.a.peer() }).await);
     assert!(!marked(&pair.b));
     pair.b.sql("SELECT pg_promote()");
-    assert_eq!(pair.apply(&pair.b, &withdraw, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.b, &withdraw, 10.0).await);
     assert!(pair.holds(&pair.b, &FENCED).await);
     let refused = pair.apply(&pair.b, &rejoin, 10.0).await;
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("pg_rewind")), "{refused:?}");
@@ -236,10 +268,10 @@ async fn a_member_that_does_not_run_is_known_by_its_files() {
     // It was a replica and ended cleanly: it comes back as one.
     assert_eq!((stopped.role, &stopped.lineage), (Role::Fenced, &before.lineage));
     pair.b.start();
-    assert_eq!(pair.apply(&pair.a, &Action::Fence { successor: pair.b.peer() }, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.a, &Action::Fence { successor: pair.b.peer() }, 10.0).await);
     let fenced = pair.observe(&pair.a).await;
     assert_eq!((fenced.role, &fenced.lineage), (Role::Fenced, &before.lineage));
-    assert_eq!(pair.apply(&pair.a, &Action::Unfence { lineage: before.lineage.clone() }, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.a, &Action::Unfence { lineage: before.lineage.clone() }, 10.0).await);
     pair.a.stop();
     assert_eq!(pair.observe(&pair.a).await.role, Role::Stopped);
     // Who cannot ask its machine, or gets no answer at its address, knows nothing.
@@ -271,7 +303,7 @@ async fn what_an_operator_had_configured_is_there_after_the_undo() {
     ]);
     for verb in [PREPARE_PROMOTION, UNPREPARE_PROMOTION] {
         let action = Action::Native { verb: verb.to_owned(), args: args.clone() };
-        assert_eq!(pair.apply(&pair.b, &action, 10.0).await, Outcome::Applied);
+        common::taken(&pair.apply(&pair.b, &action, 10.0).await);
         let done = Condition::Native { verb: verb.to_owned(), args: args.clone(), done: true };
         assert!(pair.holds(&pair.b, &done).await, "{verb}");
     }
@@ -304,7 +336,7 @@ async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_so
             let done = Condition::Native { verb: verb.to_owned(), args: args.clone(), done: true };
             // Twice is once.
             for _ in 0..2 {
-                assert_eq!(pair.apply(&pair.a, &action, 10.0).await, Outcome::Applied);
+                common::taken(&pair.apply(&pair.a, &action, 10.0).await);
             }
             assert!(pair.holds(&pair.a, &done).await, "{verb}");
             let facts = pair.observe(&pair.a).await;
@@ -315,6 +347,11 @@ async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_so
         pair.a.sql("SELECT pg_reload_conf()");
         pair.a.until("SHOW max_slot_wal_keep_size", "10GB");
     }
+    // Without the right for it nothing is touched, and the plan would have said so.
+    pair.a.sql("REVOKE ALTER SYSTEM ON PARAMETER max_slot_wal_keep_size FROM handover");
+    let settings = pair.observe(&pair.a).await.settings;
+    let rights = [settings["rights"].as_str(), settings["rights_to_release"].as_str()];
+    assert_eq!(rights, ["complete", "missing: ALTER SYSTEM on max_slot_wal_keep_size"]);
 }
 fn list(texts: &[&str]) -> Vec<String> {
     texts.iter().map(ToString::to_string).collect()
@@ -341,7 +378,7 @@ async fn synchronous_names_are_set_back_only_once_those_that_commits_would_wait_
     let (set, is) = native(SET_SYNCHRONOUS, args("b-pg1"));
     assert!(pair.holds(&pair.a, &is(false)).await);
     for _ in 0..2 {
-        assert_eq!(pair.apply(&pair.a, &set, 10.0).await, Outcome::Applied);
+        common::taken(&pair.apply(&pair.a, &set, 10.0).await);
         assert!(pair.holds(&pair.a, &is(true)).await);
     }
     // Commits go on, with what was set and nothing else.
@@ -362,9 +399,9 @@ async fn synchronous_names_are_set_back_only_once_those_that_commits_would_wait_
     let (unset, _) = native(UNSET_SYNCHRONOUS, args("b-pg1"));
     let refused = pair.apply(&pair.a, &unset, 5.0).await;
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("somebody")), "{refused:?}");
-    assert_eq!(pair.apply(&pair.a, &set, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.a, &set, 10.0).await);
     for _ in 0..2 {
-        assert_eq!(pair.apply(&pair.a, &unset, 10.0).await, Outcome::Applied);
+        common::taken(&pair.apply(&pair.a, &unset, 10.0).await);
         assert!(pair.holds(&pair.a, &is(false)).await);
     }
 }
@@ -377,7 +414,7 @@ async fn slots_are_made_and_dropped_and_a_replica_is_told_whom_to_follow() {
     let ((make, is), (unmake, _)) = (native(MAKE_SLOTS, args()), native(UNMAKE_SLOTS, args()));
     assert!(pair.holds(&pair.b, &is(false)).await);
     for (action, done) in [(&make, true), (&make, true), (&unmake, false), (&unmake, false)] {
-        assert_eq!(pair.apply(&pair.b, action, 10.0).await, Outcome::Applied);
+        common::taken(&pair.apply(&pair.b, action, 10.0).await);
         assert!(pair.holds(&pair.b, &is(done)).await);
     }
     assert_eq!(pair.b.sql("SELECT string_agg(slot_name, ',') FROM pg_replication_slots"), "d_pg1");
@@ -386,7 +423,7 @@ async fn slots_are_made_and_dropped_and_a_replica_is_told_whom_to_follow() {
     pair.b.sql("SELECT pg_wal_replay_pause()");
     let (tell, is) = native(FOLLOW_LATER, [("primary", list(&["c-pg1", "127.0.0.1:1"]))]);
     assert!(pair.holds(&pair.b, &is(false)).await);
-    assert_eq!(pair.apply(&pair.b, &tell, 10.0).await, Outcome::Applied);
+    common::taken(&pair.apply(&pair.b, &tell, 10.0).await);
     assert!(pair.holds(&pair.b, &is(true)).await);
     let refused = pair.apply(&pair.a, &tell, 5.0).await;
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("primary")), "{refused:?}");
@@ -403,7 +440,7 @@ async fn a_replica_that_somebody_starts_at_the_same_moment_follows_as_it_was_tol
         // Whoever starts it, and whatever it had read by then: once it is done, it is so. What did nothing is said again.
         let told = async {
             let until = within(20.0);
-            while pair.apply(b, &rejoin, 10.0).await != Outcome::Applied {
+            while !pair.apply(b, &rejoin, 10.0).await.taken() {
                 assert!(Instant::now() < until);
             }
         };

@@ -20,7 +20,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+use crate::servers::free_port;
 use crate::{Subject, common};
+
+mod between;
+mod keys;
+mod limits;
 
 const ZONE: &str = "clickbank.test";
 const SECRET: &str = "aGFuZG92ZXIgY29udHJhY3QgdGVzdCBzZWNyZXQgMDE=";
@@ -87,44 +92,39 @@ impl Bind {
 
     /// Starts `named` by this command.
     async fn run_by(command: &[&str], zone: impl Fn(&Path) -> String) -> Self {
-        // The port is free when it is chosen; where somebody else is faster, `named` is started again on another one.
-        for _ in 0..5 {
-            let dir = tempfile::tempdir().unwrap();
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let path = dir.path().display();
-            let zone = zone(dir.path());
-            write(dir.path(), "tsig", SECRET);
-            write(dir.path(), "wrong", OTHER_SECRET);
-            write(
-                dir.path(),
-                "named.conf",
-                &format!(
-                    "options {{ directory \"{path}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 port {port} {{ ::1; }}; \
-                     pid-file \"{path}/named.pid\"; session-keyfile \"{path}/session.key\"; lock-file none; \
-                     query-source address 127.0.0.1; transfer-source 127.0.0.1; notify-source 127.0.0.1; notify no; \
-                     recursion no; dnssec-validation no; empty-zones-enable no; }};\n\
-                     controls {{ }};\n\
-                     key \"handover-key\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n\
-                     {zone}\n"
-                ),
-            );
-            let log = std::fs::File::create(dir.path().join("log")).unwrap();
-            let named = Command::new(command[0])
-                .args(&command[1..])
-                .args(["-g", "-n", "1", "-c"])
-                .arg(dir.path().join("named.conf"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .expect("these tests need BIND: install the package bind9");
-            let bind = Self { named, port, dir };
-            if bind.serves(Instant::now() + Duration::from_secs(10)).await {
-                return bind;
-            }
-            eprintln!("{}", std::fs::read_to_string(bind.dir.path().join("log")).unwrap());
-        }
-        panic!("named does not start");
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let path = dir.path().display();
+        let zone = zone(dir.path());
+        write(dir.path(), "tsig", SECRET);
+        write(dir.path(), "wrong", OTHER_SECRET);
+        write(
+            dir.path(),
+            "named.conf",
+            &format!(
+                "options {{ directory \"{path}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 port {port} {{ ::1; }}; \
+                 pid-file \"{path}/named.pid\"; session-keyfile \"{path}/session.key\"; lock-file none; \
+                 query-source address 127.0.0.1; transfer-source 127.0.0.1; notify-source 127.0.0.1; notify no; \
+                 recursion no; dnssec-validation no; empty-zones-enable no; }};\n\
+                 controls {{ }};\n\
+                 key \"handover-key\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n\
+                 {zone}\n"
+            ),
+        );
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let named = Command::new(command[0])
+            .args(&command[1..])
+            .args(["-g", "-n", "1", "-c"])
+            .arg(dir.path().join("named.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("these tests need BIND: install the package bind9");
+        let bind = Self { named, port, dir };
+        let log = || std::fs::read_to_string(bind.dir.path().join("log")).unwrap();
+        assert!(bind.serves(Instant::now() + Duration::from_secs(20)).await, "named does not start: {}", log());
+        bind
     }
 
     async fn serves(&self, deadline: Instant) -> bool {
@@ -311,18 +311,6 @@ async fn it_tells_sets_from_absence_and_who_it_is() {
 }
 
 #[tokio::test]
-async fn hundreds_of_questions_are_one_conversation() {
-    let bind = Bind::primary().await;
-    // It accepts one connection and no second.
-    let (address, task) = between(&bind, Loses::Answer).await;
-    let expected = |n| Some(set(30, &[&format!("10.30.{}.{}", n / 250, n % 250)]));
-    let condition = Condition::Records { sets: (0..300).map(|n| (a(&format!("many{n}")), expected(n))).collect() };
-    let seen = bind.provider().verify(&target(&address, "handover-key", "tsig"), &condition, soon()).await;
-    assert_eq!(condition.holds(seen.known().unwrap()), Ok(()));
-    task.abort();
-}
-
-#[tokio::test]
 async fn answers_without_authority_or_with_an_alias_are_none() {
     let bind = Bind::primary().await;
     let alias = bind.observe(&[a("alias")]).await.unwrap_err();
@@ -343,42 +331,6 @@ async fn answers_without_authority_or_with_an_alias_are_none() {
 }
 
 #[tokio::test]
-async fn rejected_signatures_touch_nothing_and_name_the_remedy() {
-    let bind = Bind::primary().await;
-    let address = bind.target().address;
-    let bad_secret = refusal(bind.apply(&target(&address, "handover-key", "wrong"), &drained_pay()).await);
-    assert!(bad_secret.contains("another secret for the key handover-key (BADSIG)"), "{bad_secret}");
-    let bad_key = refusal(bind.apply(&target(&address, "someone-else", "tsig"), &drained_pay()).await);
-    assert!(bad_key.contains("does not know the key someone-else"), "{bad_key}");
-    let no_file = refusal(bind.apply(&target(&address, "handover-key", "missing"), &drained_pay()).await);
-    assert!(no_file.contains("the secret in file missing cannot be read"), "{no_file}");
-    let not_base64 = refusal(bind.apply(&target(&address, "handover-key", "named.conf"), &drained_pay()).await);
-    assert!(not_base64.contains("is not usable: it is not base64"), "{not_base64}");
-    let facts = bind.observe(&[pay()]).await.unwrap();
-    assert_eq!((facts.serial, &facts.sets[&pay()]), (1, &all_of_pay()));
-}
-
-#[tokio::test]
-async fn a_reading_proves_the_key_and_does_not_depend_on_it() {
-    let bind = Bind::primary().await;
-    let (provider, address) = (bind.provider(), bind.target().address);
-    for (key, secret, why) in [
-        ("handover-key", "tsig", None),
-        ("handover-key", "wrong", Some("has another secret for the key handover-key (BADSIG)")),
-        ("someone-else", "tsig", Some("does not know the key someone-else")),
-        ("handover-key", "missing", Some("the secret in file missing cannot be read")),
-    ] {
-        let facts = observe(&provider, &target(&address, key, secret), &[pay()]).await.unwrap();
-        assert_eq!(facts.sets[&pay()], all_of_pay());
-        match (why, facts.rejects_key) {
-            (None, None) => {}
-            (Some(why), Some(rejected)) => assert!(rejected.why.contains(why), "{rejected}"),
-            (_, rejected) => panic!("{key} {secret}: {rejected:?}"),
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_secondary_serves_the_change_and_takes_none() {
     let primary = Bind::primary().await;
     let secondary = Bind::secondary(primary.port).await;
@@ -386,16 +338,6 @@ async fn a_secondary_serves_the_change_and_takes_none() {
     let refused = refusal(secondary.apply(&secondary.target(), &drained_pay()).await);
     assert!(refused.contains("check `allow-update`") || refused.contains("takes no updates"), "{refused}");
     assert_eq!(primary.observe(&[]).await.unwrap().serial, 1);
-}
-
-#[tokio::test]
-async fn a_key_changes_only_what_it_was_granted() {
-    let bind = Bind::primary().await;
-    let beyond = change([(a("hop"), None, Some(set(30, &["10.20.0.80"])))]);
-    let refused = refusal(bind.apply(&bind.target(), &beyond).await);
-    assert!(refused.contains("refuses to change clickbank.test for the key handover-key (REFUSED)"), "{refused}");
-    assert!(refused.contains("check `allow-update` or `update-policy` there"), "{refused}");
-    assert_eq!(bind.observe(&[a("hop")]).await.unwrap().sets[&a("hop")], None);
 }
 
 #[tokio::test]
@@ -442,16 +384,6 @@ async fn a_wildcards_answer_is_not_a_record_set() {
 }
 
 #[tokio::test]
-async fn a_change_too_large_for_one_message_is_refused() {
-    let bind = Bind::primary().await;
-    let data = (0..5_000u32).map(|n| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n))).collect();
-    let huge = change([(pay(), all_of_pay(), Some(RecordSet { ttl: 30, data }))]);
-    let refused = refusal(bind.apply(&bind.target(), &huge).await);
-    assert!(refused.contains("does not fit one DNS message of 64 KiB"), "{refused}");
-    assert_eq!(bind.observe(&[]).await.unwrap().serial, 1);
-}
-
-#[tokio::test]
 async fn verify_waits_for_somebody_elses_change() {
     let bind = Bind::primary().await;
     let (provider, target) = (bind.provider(), bind.target());
@@ -462,140 +394,4 @@ async fn verify_waits_for_somebody_elses_change() {
     });
     assert_eq!(applied, Outcome::Applied);
     assert_eq!(condition.holds(waited.known().unwrap()), Ok(()));
-}
-
-/// What stands between the provider and BIND does with the answer to an update.
-#[derive(Clone, Copy)]
-enum Loses {
-    /// It never arrives.
-    Answer,
-    /// It arrives without its signature.
-    Signature,
-}
-
-/// Passes one connection on to BIND frame by frame, but for the answer to an update.
-async fn between(bind: &Bind, loses: Loses) -> (String, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let server = bind.target().address;
-    let task = tokio::spawn(async move {
-        let (mut client, _) = listener.accept().await.unwrap();
-        let mut server = TcpStream::connect(server).await.unwrap();
-        let (mut from_client, mut to_client) = client.split();
-        let (mut from_server, mut to_server) = server.split();
-        let there = tokio::io::copy(&mut from_client, &mut to_server);
-        let back = async {
-            loop {
-                let mut frame = vec![0; usize::from(from_server.read_u16().await?)];
-                from_server.read_exact(&mut frame).await?;
-                let is_update = frame[2] >> 3 & 0xf == 5;
-                match loses {
-                    Loses::Answer if is_update => continue,
-                    Loses::Signature if is_update => {
-                        frame.truncate(12);
-                        frame[4..].fill(0);
-                    }
-                    _ => {}
-                }
-                to_client.write_u16(u16::try_from(frame.len()).unwrap()).await?;
-                to_client.write_all(&frame).await?;
-            }
-            #[expect(unreachable_code, reason = "names the error's type")]
-            std::io::Result::Ok(())
-        };
-        let _ = tokio::join!(there, back);
-    });
-    (address, task)
-}
-
-#[tokio::test]
-async fn an_update_without_a_trustworthy_answer_is_unknown_and_can_be_repeated() {
-    for (loses, why) in [(Loses::Answer, "no answer within"), (Loses::Signature, "not signed with the same key")] {
-        let bind = Bind::primary().await;
-        let (address, task) = between(&bind, loses).await;
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let permit = common::permit().await;
-        let target = target(&address, "handover-key", "tsig");
-        let outcome = bind.provider().apply(&target, &drained_pay(), &permit, deadline).await;
-        assert!(matches!(&outcome, Outcome::Unknown(text) if text.why.contains(why)), "{outcome:?}");
-        task.abort();
-        // It was carried out; doing it again changes nothing.
-        let serial = bind.observe(&[]).await.unwrap().serial;
-        assert_eq!(serial, 2);
-        assert_eq!(bind.apply(&bind.target(), &drained_pay()).await, Outcome::Applied);
-        assert_eq!(bind.observe(&[]).await.unwrap().serial, serial);
-    }
-}
-
-#[tokio::test]
-async fn both_families_change_in_one_message_over_ipv6() {
-    let bind = Bind::primary().await;
-    let target = target(&format!("[::1]:{}", bind.port), "handover-key", "tsig");
-    let aaaa = |name: &str| RecordKey { rtype: RecordType::Aaaa, ..a(name) };
-    let both = change([
-        (pay(), all_of_pay(), Some(set(30, &["10.20.0.80"]))),
-        (aaaa("pay"), None, Some(set(30, &["fd00:10:20::80", "fd00:10:20::81"]))),
-        (aaaa("www"), None, Some(set(60, &["2001:db8::1"]))),
-    ]);
-    assert_eq!(bind.apply(&target, &both).await, Outcome::Applied);
-    let facts = observe(&bind.provider(), &target, &[pay(), aaaa("pay"), aaaa("www")]).await.unwrap();
-    assert_eq!(facts.serial, 2, "one message");
-    assert_eq!(facts.sets[&pay()], Some(set(30, &["10.20.0.80"])));
-    assert_eq!(facts.sets[&aaaa("pay")], Some(set(30, &["fd00:10:20::80", "fd00:10:20::81"])));
-    // The drain of the other family, and a stale assumption about it.
-    let stale = change([(aaaa("pay"), Some(set(30, &["fd00:10:20::80"])), None)]);
-    assert!(matches!(bind.apply(&target, &stale).await, Outcome::NotApplied(_)));
-    let fewer = Some(set(30, &["fd00:10:20::81"]));
-    let drain = change([(aaaa("pay"), Some(set(30, &["fd00:10:20::80", "fd00:10:20::81"])), fewer.clone())]);
-    assert_eq!(bind.apply(&target, &drain).await, Outcome::Applied);
-    // The same server by its other address.
-    assert_eq!(bind.observe(&[aaaa("pay")]).await.unwrap().sets[&aaaa("pay")], fewer);
-}
-
-#[tokio::test]
-async fn names_at_the_limits_of_dns_are_published() {
-    let bind = Bind::primary().await;
-    let key = a(LONG);
-    assert_eq!((key.name.len(), LONG.split('.').next().unwrap().len()), (253, 63));
-    let to = Some(set(30, &["10.20.0.80"]));
-    assert_eq!(bind.apply(&bind.target(), &change([(key.clone(), None, to.clone())])).await, Outcome::Applied);
-    assert_eq!(bind.observe(std::slice::from_ref(&key)).await.unwrap().sets[&key], to);
-    let too_long = bind.observe(&[a(&format!("d{LONG}"))]).await.unwrap_err();
-    assert!(too_long.contains("longer than"), "{too_long}");
-}
-
-/// What a program sees whose machine's clock is ten minutes ahead. (libfaketime cannot be used: it and BIND's allocator wait for each
-/// other.)
-const AHEAD: &str = r"
-#define _GNU_SOURCE
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t id, struct timespec *t) {
-  int result = syscall(SYS_clock_gettime, id, t);
-  if (result == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) t->tv_sec += 600;
-  return result;
-}
-";
-
-#[tokio::test]
-async fn a_clock_that_is_off_is_told_before_anything_is_changed() {
-    let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("ahead.so").display().to_string();
-    write(folder.path(), "ahead.c", AHEAD);
-    let built =
-        Command::new("cc").args(["-shared", "-fPIC", "-o", &library]).arg(folder.path().join("ahead.c")).status();
-    assert!(built.expect("this test needs a C compiler, as Rust itself does").success());
-    let zone = |dir: &Path| {
-        write(dir, "zone.db", RECORDS);
-        format!("zone \"{ZONE}\" {{ type primary; file \"zone.db\"; allow-update {{ key handover-key; }}; }};")
-    };
-    let bind = Bind::run_by(&["env", &format!("LD_PRELOAD={library}"), "/usr/sbin/named"], zone).await;
-    let facts = bind.observe(&[pay()]).await.unwrap();
-    let rejected = facts.rejects_key.unwrap().to_string();
-    assert!(rejected.contains("s ahead of this machine's (BADTIME)"), "{rejected}");
-    assert!(rejected.contains("set the clocks of both machines by NTP"), "{rejected}");
-    let refused = refusal(bind.apply(&bind.target(), &drained_pay()).await);
-    assert!(refused.contains("(BADTIME)"), "{refused}");
-    assert_eq!(bind.observe(&[pay()]).await.unwrap().sets[&pay()], all_of_pay());
 }

@@ -29,15 +29,10 @@ fn program() -> PathBuf {
 impl Clients {
     /// Starts them, and waits until every one of them is served. They keep a connection for ten seconds.
     pub fn start(world: &World) -> Self {
-        Self::keeping_connections(world, 10)
-    }
-
-    /// The same, with connections that are kept for so many seconds.
-    pub fn keeping_connections(world: &World, seconds: u32) -> Self {
         let acknowledged = world.path("acknowledged");
         let mut command = world.lab.command(program()).unwrap();
         command.args(["load", "--every", "100", "--until-eof", "--rate", "40", "--acknowledged"]).arg(&acknowledged);
-        command.args(["--connection-lifetime", &seconds.to_string()]);
+        command.args(["--connection-lifetime", "10"]);
         for (service, host) in [("orderform", "pay"), ("hoplinks", "hop"), ("website", "www")] {
             command.arg("--service").arg(format!("{service}=http://{host}.clickbank.example/"));
         }

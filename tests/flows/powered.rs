@@ -38,9 +38,8 @@ fn a_facility_is_drained_until_its_power_may_go_and_comes_back() {
     };
     let apply = |file: &str| patient(&["apply", "--auto-approve", file]);
     assert_eq!(running(&world, "west"), ["app", "haproxy", "named", "pgbouncer", "postgres"]);
-    // Proxies are stopped when the sessions on the servers behind them have ended; clients that keep idle connections to the proxies
-    // themselves for longer than the name's TTL are cut (docs/safety.md). These do not.
-    let clients = Clients::keeping_connections(&world, 1);
+    // They keep connections for longer than the name's TTL: proxies are stopped only when nobody is connected any more.
+    let clients = Clients::start(&world);
 
     let (off, told) = plan("off.yaml", &["--drain", "west", "--depth", "power", "--reason", "new switchgear"]);
     told.says(&[

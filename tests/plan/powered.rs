@@ -5,8 +5,8 @@ mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use handover::model::FacilityName;
-use handover::plan::{Depth, HoldKind, Intent, LetGo, Plan, Work};
+use handover::model::{FacilityName, TargetId};
+use handover::plan::{Depth, HoldKind, Intent, LetGo, Plan, Planned, Work, make};
 
 use super::world::World;
 use super::{EXAMPLE, carry_out, intent, nothing_to_do, plan};
@@ -160,5 +160,25 @@ fn what_cannot_be_stopped_from_here_is_named() {
     assert_eq!(
         off.steps.last().unwrap().title,
         "safe to power off west: nothing there answers any more; stop west-ns2 by hand"
+    );
+}
+
+#[test]
+fn a_right_that_only_the_power_plan_needs_is_proven_first() {
+    let mut world = World::healthy(&powered(EXAMPLE));
+    let lacks = "missing: ALTER SYSTEM on max_slot_wal_keep_size";
+    // Both members: who is primary in the end is not yet.
+    for member in ["west-pg1", "east-pg1"] {
+        let facts = world.member(&TargetId::member(&"accounts".into(), member));
+        facts.settings.insert("rights_to_release".to_owned(), lacks.to_owned());
+    }
+    plan(&world, &intent(&["west"], &[], false), &[]);
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let Planned::Refused(refusals) = make(&world.topology, &until_off("west"), &[], &world.live, now) else { panic!() };
+    let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
+    assert_eq!(
+        refusal.what,
+        "our role at east-pg1 may not bound the log that east-pg1 keeps for west-pg1: missing: ALTER SYSTEM on \
+         max_slot_wal_keep_size"
     );
 }

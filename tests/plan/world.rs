@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    fn member(&mut self, id: &TargetId) -> &mut MemberFacts {
+    pub fn member(&mut self, id: &TargetId) -> &mut MemberFacts {
         match self.facts(id) {
             Facts::Member(facts) => facts,
             _ => panic!("{id} is no member"),

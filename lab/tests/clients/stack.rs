@@ -1,7 +1,6 @@
 //! A small real stack on loopback: PostgreSQL, pgbouncer, two application servers, HAProxy.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
+
+#[path = "../../../tests/common/ports.rs"]
+mod ports;
+
+use ports::free_port;
 
 const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 const STARTUP: Duration = Duration::from_secs(20);
@@ -68,9 +72,8 @@ pub struct Ports {
 }
 
 fn free_ports() -> Ports {
-    let listeners: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-    Ports { http: ports[0], west: ports[1], east: ports[2], pooler: ports[3], postgres: ports[4] }
+    let [http, west, east, pooler, postgres] = [(); 5].map(|()| free_port());
+    Ports { http, west, east, pooler, postgres }
 }
 
 fn as_postgres(program: impl AsRef<std::ffi::OsStr>) -> Command {

@@ -1,12 +1,13 @@
 //! Power: what a facility's servers need before they are stopped and after they are started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Order;
 use crate::model::{Action, Condition, ReplicationMode, Span, TargetId, TargetKind, text::list};
 use crate::plan::build::{After, step};
+use crate::plan::live;
 use crate::plan::power::{Parting, by_hand, coming, leaving, units};
-use crate::plan::step::{Assumption, Gate, Step, Work};
+use crate::plan::step::{Assumption, Gate, Step, Wait, Work};
 
 /// How long a server may take to stop: a database writes everything that is in memory first.
 const STOPPING: Span = Span::secs(120);
@@ -81,6 +82,8 @@ impl Order<'_> {
             return needs;
         }
         let names = list(&self.desired.power_down);
+        // While commits still wait for the members there: this may take minutes.
+        needs = self.clients_leave(&names, &needs);
         let partings = leaving(self.topology, self.desired, self.changes, self.live);
         if !partings.is_empty() {
             let remains = partings.iter().map(|parting| match parting.synchronous.to.as_str() {
@@ -107,6 +110,26 @@ impl Order<'_> {
             needs = self.stop_all(&facility, &needs);
         }
         needs
+    }
+
+    /// Clients keep connections to proxies for longer than resolvers remember addresses. A proxy that does not answer now has none.
+    fn clients_leave(&mut self, names: &str, needs: &After) -> After {
+        let here = self.topology.proxies.values().filter(|it| self.desired.power_down.contains(&it.target.facility));
+        let counted = |id: &TargetId| live::proxy(self.live, id).is_some_and(|facts| facts.connections.is_some());
+        let proxies: BTreeSet<TargetId> = here.map(|proxy| proxy.target.id.clone()).filter(counted).collect();
+        if proxies.is_empty() {
+            return needs.clone();
+        }
+        let deadline = self.topology.policy.drain_deadline;
+        let remains = vec![format!("connections older than {deadline} are closed with their next answer")];
+        let stage = self.builder.stage(format!("Clients leave the proxies of {names}"), remains);
+        let title = format!("wait until no client is connected to the proxies of {names}, at most {deadline}");
+        let wait =
+            step("power.connections", stage, title, Work::Wait { wait: Wait::Connections { proxies, deadline } })
+                .why("A request on a connection whose proxy stops would fail.")
+                .takes(Span::secs(1), Span(deadline.0 + std::time::Duration::from_secs(60)))
+                .needs(needs);
+        After::from([self.builder.push(wait)])
     }
 
     fn stop_all(&mut self, facility: &crate::model::FacilityName, needs: &After) -> After {

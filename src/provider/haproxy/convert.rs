@@ -54,12 +54,21 @@ pub(super) fn facts(
     };
     let uptime = info("Uptime_sec")?;
     let uptime = uptime.parse().map_err(|_| format!("`show info` gives `{uptime}` as Uptime_sec"))?;
+    let connections = info("CurrConns")?;
+    let connections = connections.parse().map_err(|_| format!("`show info` gives `{connections}` as CurrConns"))?;
     let mut facts = ProxyFacts {
         version: format!("{} {}", info("Name")?, info("Version")?),
         age: Duration::from_secs(uptime),
         writable: level == "admin",
+        connections: Some(connections),
         backends: BTreeMap::new(),
-        capabilities: ProxyCapabilities { max_weight: MAX_WEIGHT, zero_drains: true, cuts_sessions: true, persistent },
+        capabilities: ProxyCapabilities {
+            max_weight: MAX_WEIGHT,
+            zero_drains: true,
+            cuts_sessions: true,
+            closes_frontends: true,
+            persistent,
+        },
         saved: Saved::No,
     };
     for (name, replies) in backends.iter().zip(per_backend.chunks(2)) {
@@ -67,6 +76,19 @@ pub(super) fn facts(
         facts.backends.insert(name.clone(), backend(name, states, stats)?);
     }
     Ok(facts)
+}
+
+/// What is asked to learn the frontends: statistics of type 1 only.
+pub(super) const FRONTENDS: &str = "show stat -1 1 -1";
+
+/// The frontends of the reply to [`FRONTENDS`] that have not been closed already.
+///
+/// # Errors
+/// What is not as HAProxy answers.
+pub(super) fn open_frontends(reply: &str) -> Result<Vec<ForeignName>, String> {
+    let rows = table(reply, csv).map_err(|text| format!("`{FRONTENDS}` says: {text}"))?;
+    let open = rows.iter().filter(|row| row.text("svname") == "FRONTEND" && row.text("status") != "STOP");
+    Ok(open.map(|row| ForeignName::new(row.text("pxname"))).collect())
 }
 
 fn backend(name: &ForeignName, states: &str, stats: &str) -> Result<Option<BackendFacts>, String> {
@@ -363,7 +385,7 @@ mod tests {
         assert!(is_name(&"order-form_1.west:80".into()));
     }
 
-    const INFO: &str = "Name: HAProxy\nVersion: 2.6.12\nUptime_sec: 61\nTainted: 0";
+    const INFO: &str = "Name: HAProxy\nVersion: 2.6.12\nUptime_sec: 61\nCurrConns: 3\nTainted: 0";
     const STATES: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
         srv_check_state srv_agent_state srv_port\n3 web 1 a 10.0.0.1 2 0 100 100 6 0 8080\n3 web 2 b 10.0.0.2 2 8 0 100 6 0 \
         8080\n3 web 3 c 10.0.0.3 0 1 5 100 14 0 8080\n3 web 4 d fd00::4 2 0 9 100 0 0 8080\n3 web 5 e 10.0.0.5 0 4 9 100 6 0 \

@@ -22,8 +22,8 @@ use self::client::Session;
 use self::saved::StateFiles;
 use crate::journal::Permit;
 use crate::model::{
-    Action, BackendServers, Backends, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, SAVE_STATE, Saved,
-    Scope, ServerSetting, Target, Unreachable,
+    Action, BackendServers, Backends, CLOSE_FRONTENDS, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts,
+    SAVE_STATE, Saved, Scope, ServerSetting, Target, Unreachable,
 };
 use crate::provider::{Outcome, Provider, poll};
 use crate::transport::Transport;
@@ -115,6 +115,7 @@ impl Provider for HaProxy {
                 Err(outcome) => Err(outcome),
             },
             Action::Native { verb, .. } if verb == SAVE_STATE => self.only_save(target, deadline).await,
+            Action::Native { verb, .. } if verb == CLOSE_FRONTENDS => close_frontends(target, deadline).await,
             Action::CutSessions { backends } => cut_sessions(target, backends, deadline).await,
             _ => {
                 let why = format!("a proxy cannot {}", action.verb());
@@ -260,7 +261,23 @@ async fn cut_sessions(target: &Target, backends: &BackendServers, deadline: Inst
             .map_err(|why| Outcome::NotApplied(Unreachable::new(why, session.tried())))?;
         texts.extend(servers.iter().map(|name| format!("shutdown sessions server {backend}/{name}")));
     }
-    let replies = session.ask(&texts, deadline).await.map_err(Outcome::Unknown)?;
+    all_taken(&mut session, &texts, deadline).await
+}
+
+/// Takes no new client, and sends those that are there away: HAProxy's next answer to each says `Connection: close` (HTTP/2: GOAWAY), and
+/// requests that run are finished. Only a new start of the process takes it back.
+async fn close_frontends(target: &Target, deadline: Instant) -> Result<(), Outcome> {
+    let (mut session, _) = prepare(target, std::iter::empty(), deadline).await.map_err(Outcome::NotApplied)?;
+    let replies = session.ask(&[convert::FRONTENDS.to_owned()], deadline).await.map_err(Outcome::NotApplied)?;
+    let frontends = convert::open_frontends(&replies.concat())
+        .map_err(|why| Outcome::NotApplied(Unreachable::new(why, session.tried())))?;
+    let texts: Vec<String> = frontends.iter().map(|name| format!("shutdown frontend {name}")).collect();
+    all_taken(&mut session, &texts, deadline).await
+}
+
+/// Says commands none of which may be refused.
+async fn all_taken(session: &mut Session, texts: &[String], deadline: Instant) -> Result<(), Outcome> {
+    let replies = session.ask(texts, deadline).await.map_err(Outcome::Unknown)?;
     match texts.iter().zip(&replies).find(|(_, reply)| !reply.is_empty()) {
         None => Ok(()),
         Some((text, reply)) => {

@@ -93,12 +93,12 @@ pub(super) fn all(outcomes: Vec<Outcome>) -> Outcome {
     let count = outcomes.len();
     let untouched = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::NotApplied(_))).count();
     let worst = outcomes.into_iter().max_by_key(|outcome| match outcome {
-        Outcome::Applied => 0,
+        Outcome::Applied | Outcome::Seen(_) => 0,
         Outcome::NotApplied(_) => 1,
         Outcome::Unknown(_) => 2,
     });
     match worst {
-        None | Some(Outcome::Applied) => Outcome::Applied,
+        None | Some(Outcome::Applied | Outcome::Seen(_)) => Outcome::Applied,
         Some(Outcome::NotApplied(why)) if untouched < count => {
             let text = format!("{}; {} of {count} processes took it", why.why, count - untouched);
             Outcome::Unknown(Unreachable { why: text, ..why })

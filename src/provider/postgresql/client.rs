@@ -1,6 +1,7 @@
 //! All input and output of the adapter: SQL sessions and commands on the member's machine.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
@@ -8,11 +9,14 @@ use tokio_postgres::error::SqlState;
 
 use super::convert::{self, HostState};
 use super::settings::no_control;
-use crate::model::{Lineage, MemberFacts, Target, Unreachable};
+use crate::model::{Host, Lineage, MemberFacts, Target, TargetId, Unreachable};
 use crate::provider::Outcome;
 use crate::provider::pgwire::{APPLICATION, Login, Session, Sessions, WireError};
 use crate::secret::SecretReader;
-use crate::transport::{Command, Transport, TransportError};
+use crate::transport::{Command, Output, Transport, TransportError, Waiting};
+
+/// The verb of `host.sh` that stops a primary for good.
+pub(super) const FENCE: &str = "fence";
 
 /// The oldest major version that has what is asked (`has_parameter_privilege`, the role `pg_checkpoint`).
 const OLDEST: u32 = 15;
@@ -44,7 +48,7 @@ impl Failure {
 }
 
 /// What `host.sh` needs beyond the target.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HostArguments {
     /// How the member shall connect to its primary.
     pub connection: String,
@@ -72,11 +76,19 @@ pub(super) struct Client {
     secrets: Arc<SecretReader>,
     transport: Arc<Transport>,
     sessions: Sessions,
+    armed: Mutex<BTreeMap<TargetId, Armed>>,
+}
+
+/// A fence that has looked whether it can be done, and waits on the member's machine for the word.
+struct Armed {
+    /// What it was started with.
+    arguments: HostArguments,
+    waiting: Waiting,
 }
 
 impl Client {
     pub fn new(secrets: Arc<SecretReader>, transport: Arc<Transport>) -> Self {
-        Self { secrets, transport, sessions: Sessions::default() }
+        Self { secrets, transport, sessions: Sessions::default(), armed: Mutex::default() }
     }
 
     fn key(target: &Target) -> String {
@@ -180,48 +192,37 @@ impl Client {
         arguments: HostArguments,
         deadline: Instant,
     ) -> Result<HostState, Failure> {
-        let tried = || format!("{verb} of {} on its host", target.name());
-        let untouched = |why: String| Failure::untouched(Unreachable::new(why, tried()));
-        if let Some(why) = no_control(target) {
-            let advice = "give the member a `host` and its `data_directory` in the topology";
-            return Err(Failure::untouched(Unreachable::new(why, tried()).advice(advice)));
+        let (host, command) = script(target, verb, &arguments, deadline)?;
+        let ended = self.transport.run(host, &command, None, deadline).await;
+        state(target, verb, ended)
+    }
+
+    /// Starts a fence that waits for the word. What fails here fails again, and shows, where the fence is carried out.
+    pub fn arm(&self, target: &Target, arguments: HostArguments, deadline: Instant) {
+        let waiting = HostArguments { senders: Vec::new(), run: String::new(), ..arguments.clone() };
+        let Ok((host, command)) = script(target, FENCE, &waiting, deadline) else { return };
+        let waiting = self.transport.start(host, command, deadline);
+        self.armed().insert(target.id.clone(), Armed { arguments, waiting });
+    }
+
+    /// Gives a fence the word that waits for it, if there is one that would do the same but for the walsenders, which it knows.
+    pub async fn give_the_word(
+        &self,
+        target: &Target,
+        wanted: &HostArguments,
+        deadline: Instant,
+    ) -> Option<Result<HostState, Failure>> {
+        let Armed { arguments, waiting } = self.armed().remove(&target.id)?;
+        if *wanted != (HostArguments { senders: Vec::new(), ..arguments.clone() }) {
+            return None;
         }
-        let (Some(host), Some(data)) = (&target.host, target.settings.text("data_directory")) else {
-            return Err(untouched("no host or data directory is configured".to_owned()));
-        };
-        let log = target.settings.text("log").map_or_else(|| format!("{data}/startup.log"), str::to_owned);
-        // Before the transport ends it, so that it can say what it waited for.
-        let limit = deadline.saturating_duration_since(Instant::now()).as_millis() / 10 * 3 / 4;
-        let mut args =
-            vec![include_str!("host.sh").to_owned(), "handover".to_owned(), verb.to_owned(), data.to_owned()];
-        args.extend([target.settings.text("bin_directory").unwrap_or_default().to_owned(), log, limit.to_string()]);
-        args.extend([arguments.connection, arguments.slot, arguments.senders.join(" "), arguments.run]);
-        let lineage = arguments.lineage.map(|it| (it.system, it.timeline.to_string())).unwrap_or_default();
-        args.extend([lineage.0, lineage.1]);
-        let port = target.address.rsplit(':').next().unwrap_or_default();
-        for name in ["inhibit", "stop", "start", "allow", "control_data"] {
-            let command = host.commands.get(name).map_or(&[][..], Vec::as_slice);
-            args.push(command.len().to_string());
-            let filled = |word: &String| {
-                word.replace("{data_directory}", data).replace("{port}", port).replace("{member}", target.name())
-            };
-            args.extend(command.iter().map(filled));
-        }
-        let command = Command::Script { text: AS_OWNER, args };
-        let output = match self.transport.run(host, &command, None, deadline).await {
-            Ok(output) => output,
-            Err(TransportError::NotRun(why)) => return Err(Failure::untouched(why)),
-            Err(TransportError::Unknown(why)) => return Err(Failure::unknown(why)),
-        };
-        match output.status {
-            0 => convert::host_state(&output.stdout)
-                .map_err(|why| Failure::unknown(Unreachable::new(format!("its answer is incomplete: {why}"), tried()))),
-            3 => Err(untouched(output.stderr.trim().to_owned())),
-            status => {
-                let why = format!("exit status {status}: {}", output.stderr.trim());
-                Err(Failure::unknown(Unreachable::new(why, tried())))
-            }
-        }
+        let word = format!("go {} {} {}\n", limit(deadline), arguments.run, arguments.senders.join(" "));
+        Some(state(target, FENCE, waiting.go(word.as_bytes(), deadline).await))
+    }
+
+    fn armed(&self) -> std::sync::MutexGuard<'_, BTreeMap<TargetId, Armed>> {
+        // A panic elsewhere cannot leave it half changed.
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a session and the way to the member's machine.
@@ -234,6 +235,69 @@ impl Client {
         // What fails here fails again, and shows, where it is needed.
         let host = async { drop(self.host(target, "state", HostArguments::default(), deadline).await) };
         tokio::join!(sql, host);
+    }
+}
+
+fn tried(verb: &str, target: &Target) -> String {
+    format!("{verb} of {} on its host", target.name())
+}
+
+/// How long the script may wait for anything, in hundredths of a second: it ends before the transport ends it, so that it can say what it
+/// waited for.
+fn limit(deadline: Instant) -> u128 {
+    deadline.saturating_duration_since(Instant::now()).as_millis() / 10 * 3 / 4
+}
+
+/// `host.sh` for a member, and the host on which it runs.
+fn script<'a>(
+    target: &'a Target,
+    verb: &str,
+    arguments: &HostArguments,
+    deadline: Instant,
+) -> Result<(&'a Host, Command), Failure> {
+    let untouched = |why: String| Unreachable::new(why, tried(verb, target));
+    if let Some(why) = no_control(target) {
+        let advice = "give the member a `host` and its `data_directory` in the topology";
+        return Err(Failure::untouched(untouched(why).advice(advice)));
+    }
+    let (Some(host), Some(data)) = (&target.host, target.settings.text("data_directory")) else {
+        return Err(Failure::untouched(untouched("no host or data directory is configured".to_owned())));
+    };
+    let text = |key| target.settings.text(key).map(str::to_owned);
+    let mut args = vec![include_str!("host.sh").to_owned(), "handover".to_owned(), verb.to_owned(), data.to_owned()];
+    args.push(text("bin_directory").unwrap_or_default());
+    args.push(text("log").unwrap_or_else(|| format!("{data}/startup.log")));
+    args.push(limit(deadline).to_string());
+    args.extend([arguments.connection.clone(), arguments.slot.clone(), arguments.senders.join(" ")]);
+    args.push(arguments.run.clone());
+    let lineage = arguments.lineage.as_ref().map(|it| (it.system.clone(), it.timeline.to_string()));
+    let (system, timeline) = lineage.unwrap_or_default();
+    args.extend([system, timeline]);
+    let port = target.address.rsplit(':').next().unwrap_or_default();
+    for name in ["inhibit", "stop", "start", "allow", "control_data"] {
+        let command = host.commands.get(name).map_or(&[][..], Vec::as_slice);
+        args.push(command.len().to_string());
+        let filled = |word: &String| {
+            word.replace("{data_directory}", data).replace("{port}", port).replace("{member}", target.name())
+        };
+        args.extend(command.iter().map(filled));
+    }
+    Ok((host, Command::Script { text: AS_OWNER, args }))
+}
+
+/// What the script left.
+fn state(target: &Target, verb: &str, ended: Result<Output, TransportError>) -> Result<HostState, Failure> {
+    let output = match ended {
+        Ok(output) => output,
+        Err(TransportError::NotRun(why)) => return Err(Failure::untouched(why)),
+        Err(TransportError::Unknown(why)) => return Err(Failure::unknown(why)),
+    };
+    let told = |why: String| Unreachable::new(why, tried(verb, target));
+    match output.status {
+        0 => convert::host_state(&output.stdout)
+            .map_err(|why| Failure::unknown(told(format!("its answer is incomplete: {why}")))),
+        3 => Err(Failure::untouched(told(output.stderr.trim().to_owned()))),
+        status => Err(Failure::unknown(told(format!("exit status {status}: {}", output.stderr.trim())))),
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Reported {
     prepared_transactions: u64,
     archive_backlog: u64,
     missing: Vec<String>,
+    missing_to_release: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,6 +108,13 @@ fn millis(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }
 
+fn rights(missing: &[String]) -> String {
+    match missing {
+        [] => "complete".to_owned(),
+        missing => format!("missing: {}", missing.join(", ")),
+    }
+}
+
 /// The model's facts; `no_control` is why the member cannot be stopped and started from here.
 pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFacts {
     let mut settings = reported.settings;
@@ -115,12 +123,8 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
     settings.insert(TEMPORARY.to_owned(), if reported.quick_retry { "set".to_owned() } else { String::new() });
     settings.insert("prepared_transactions".to_owned(), reported.prepared_transactions.to_string());
     settings.extend(reported.manager.map(|manager| ("manager".to_owned(), manager)));
-    let rights = if reported.missing.is_empty() {
-        "complete".to_owned()
-    } else {
-        format!("missing: {}", reported.missing.join(", "))
-    };
-    settings.insert("rights".to_owned(), rights);
+    settings.insert("rights".to_owned(), rights(&reported.missing));
+    settings.insert("rights_to_release".to_owned(), rights(&reported.missing_to_release));
     let replica = |it: ReportedReplica| ReplicaFacts {
         name: it.name,
         address: it.address,
@@ -465,5 +469,16 @@ mod tests {
     fn text_cannot_leave_its_quotes() {
         assert_eq!(literal("a'; DROP"), "'a''; DROP'");
         assert_eq!(configuration_value("a'b\\c"), "a''b\\\\c");
+    }
+
+    /// What is asked while clients wait is read by the same code as all facts.
+    #[test]
+    fn both_questions_have_the_same_answers() {
+        let keys = FACTS_SQL.lines().filter_map(|line| line.strip_prefix("  '")?.split('\'').next());
+        let keys: Vec<&str> = keys.collect();
+        assert!(keys.len() > 15, "{keys:?}");
+        for key in keys {
+            assert!(PROGRESS_SQL.contains(&format!("'{key}', ")), "{key}");
+        }
     }
 }

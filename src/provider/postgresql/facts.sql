@@ -76,6 +76,12 @@ SELECT json_build_object(
       ('EXECUTE on pg_promote(boolean, integer)', has_function_privilege('pg_promote(boolean, integer)', 'EXECUTE')),
       ('membership in pg_checkpoint', pg_has_role('pg_checkpoint', 'USAGE')),
       ('REPLICATION', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user))
+    ) AS needed(what, granted) WHERE NOT granted),
+  -- Only for members whose power goes or comes back.
+  'missing_to_release', (SELECT coalesce(json_agg(what), '[]') FROM (VALUES
+      ('ALTER SYSTEM on synchronous_standby_names', has_parameter_privilege('synchronous_standby_names', 'ALTER SYSTEM')),
+      ('ALTER SYSTEM on max_slot_wal_keep_size', has_parameter_privilege('max_slot_wal_keep_size', 'ALTER SYSTEM')),
+      ('EXECUTE on pg_reload_conf()', has_function_privilege('pg_reload_conf()', 'EXECUTE'))
     ) AS needed(what, granted) WHERE NOT granted)
 )
 FROM here

@@ -5,6 +5,8 @@
 # VERB is state, fence, withdraw, unfence, unmark or rejoin; LIMIT is in hundredths of a second; CONNINFO and SLOT are escaped for a configuration
 # file; SENDERS are process numbers of walsenders whose receivers need not confirm the last of the log; RUN is whose work it is;
 # SYSTEM and TIMELINE are the history that an unfence restores.
+# A fence without a RUN is one that waits: it looks whether it can be done, then reads `go LIMIT RUN SENDERS` from its standard input, and
+# does nothing if that ends without.
 # Fence and withdraw leave a mark in the data directory, before anything else: only what has the mark of a fence is made a primary again.
 # Every verb ends by printing the state: `alive=yes|no`, `status=…`, `signal=yes|no`, `mark=…`, and the control data.
 # Exit status: 0 done; 3 certainly nothing was done; 4 something may have been done.
@@ -129,28 +131,45 @@ end_soon() {
 
 durable() { sync "$@" 2>/dev/null || sync; }
 
-# From now on it can only start as a replica, of the member that CONNINFO names.
+# holds LINE FILE
+holds() {
+  while IFS= read -r line || [ -n "$line" ]; do
+    [ "$line" != "$1" ] || return 0
+  done <"$2"
+  return 1
+}
+
+# From now on it can only start as a replica, of the member that CONNINFO names. What is written here is durable after `settle`.
 follow() {
   auto=$D/postgresql.auto.conf
   connection="primary_conninfo = '$CONNINFO'" slot="primary_slot_name = '$SLOT'"
-  if ! grep -qxF "$connection" "$auto" || ! grep -qxF "$slot" "$auto"; then
+  if ! holds "$connection" "$auto" || ! holds "$slot" "$auto"; then
     umask 077
     { grep -v -e '^primary_conninfo *=' -e '^primary_slot_name *=' "$auto"; printf '%s\n%s\n' "$connection" "$slot"; } >"$auto.handover" &&
       durable "$auto.handover" && mv -f "$auto.handover" "$auto" || return 1
   fi
-  : >"$D/standby.signal" && durable "$D/standby.signal" "$D"
+  : >"$D/standby.signal"
 }
 
 # mark KIND
 mark() {
-  printf '%s run=%s\n' "$1" "$RUN" >"$MARK.new" && durable "$MARK.new" && mv -f "$MARK.new" "$MARK" && durable "$D"
+  if [ -e "$MARK" ]; then
+    # On a full disk the old one stays.
+    printf '%s run=%s\n' "$1" "$RUN" >"$MARK.new" && mv -f "$MARK.new" "$MARK"
+  else
+    printf '%s run=%s\n' "$1" "$RUN" >"$MARK"
+  fi
+}
+
+# The mark and the signal survive a loss of power.
+settle() {
+  if [ -e "$MARK" ]; then durable "$MARK" "$D/standby.signal" "$D"; else durable "$D/standby.signal" "$D"; fi
 }
 
 # What left the mark: fence, withdraw or nothing.
 marked() {
   kind=''
   [ ! -r "$MARK" ] || read -r kind _ <"$MARK"
-  echo "$kind"
 }
 
 unmark() { rm -f "$MARK" && durable "$D"; }
@@ -219,14 +238,16 @@ show() {
   if alive "$pid"; then echo "alive=yes"; else echo "alive=no"; status=''; fi
   echo "status=$status"
   if [ -e "$D/standby.signal" ]; then echo "signal=yes"; else echo "signal=no"; fi
-  echo "mark=$(marked)"
+  marked
+  echo "mark=$kind"
   control "$@"
 }
 
 case $verb in
 state) ;;
 fence | withdraw)
-  before=$(marked)
+  marked
+  before=$kind
   if [ "$verb" = fence ] && [ "$before" != fence ]; then
     # A replica must never get the mark that would let an unfence make it a primary.
     [ ! -e "$D/standby.signal" ] || refuse "it is a replica"
@@ -238,6 +259,9 @@ fence | withdraw)
       case $data in *"$label"*) ;; *) refuse "what should be the control data holds no \`$label\`" ;; esac
     done
   fi
+  if [ -z "$RUN" ]; then
+    IFS=' ' read -r word LIMIT RUN SENDERS && [ "$word" = go ] || refuse "it was not told to go on"
+  fi
   signalled=no
   [ ! -e "$D/standby.signal" ] || signalled=yes
   back() {
@@ -246,16 +270,23 @@ fence | withdraw)
     release "$@"
   }
   mark "$verb" || { [ -n "$before" ] || rm -f "$MARK"; refuse "$MARK cannot be written"; }
-  if given 1 "$@"; then run inhibit 1 "$@" || { back "$@"; exit 3; }; fi
+  if given 1 "$@"; then
+    durable "$MARK" "$D"
+    run inhibit 1 "$@" || { back "$@"; exit 3; }
+  fi
   # Before the stop, so that no restart, however soon, brings a primary back.
   follow || { back "$@"; refuse "$D/standby.signal or postgresql.auto.conf cannot be written"; }
+  # A loss of power before the end of this finds nothing promoted: it is not said to be fenced before.
+  settle & settling=$!
   halt "$@"
+  wait "$settling" || fail "$D/standby.signal cannot be made durable"
   ;;
 unfence)
   pid
   case $(control "$@") in *"in production"*) primary=yes ;; *) primary=no ;; esac
   case $status in stopping*) primary=no ;; esac
-  if [ "$(marked)" != fence ]; then
+  marked
+  if [ "$kind" != fence ]; then
     # Not our work. A primary that runs is as wished; everything else is left alone.
     alive "$pid" || refuse "it does not run, and was not fenced from here"
     [ "$primary" = yes ] || [ ! -e "$D/standby.signal" ] || refuse "it is a replica that was not fenced from here"
@@ -275,7 +306,7 @@ unmark) unmark || fail "$MARK cannot be removed" ;;
 rejoin)
   pid
   if ! alive "$pid"; then
-    follow && unmark || fail "$D/standby.signal or postgresql.auto.conf cannot be written"
+    follow && settle && unmark || fail "$D/standby.signal or postgresql.auto.conf cannot be written"
     release "$@"
     start "$@"
   fi

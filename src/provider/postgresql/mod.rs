@@ -146,7 +146,6 @@ impl Postgresql {
         let client = &self.client;
         match action {
             Action::Native { verb, args } => native::apply(client, target, verb, args, deadline).await,
-            Action::Fence { successor } => fence::fence(client, target, successor, run, deadline).await,
             Action::Withdraw { successor } => fence::withdraw(client, target, successor, run, deadline).await,
             Action::Unfence { lineage } => fence::unfence(client, target, lineage, deadline).await,
             Action::CatchUp { behind, position } => {
@@ -160,6 +159,29 @@ impl Postgresql {
             ))),
         }
     }
+
+    /// Catches up or promotes, and reads in the same breath what came of it: clients wait.
+    async fn advance(
+        &self,
+        target: &Target,
+        action: &Action,
+        run: &str,
+        deadline: Instant,
+    ) -> Result<Outcome, Failure> {
+        // The position that is waited for is there at once, nearly always.
+        if let Action::CatchUp { position: Some(position), .. } = action
+            && let Ok(facts) = self.client.progress(target, deadline).await
+            && facts.replayed > *position
+        {
+            return Ok(seen(facts));
+        }
+        self.act(target, action, run, deadline).await?;
+        Ok(self.client.progress(target, deadline).await.map_or(Outcome::Applied, seen))
+    }
+}
+
+fn seen(facts: MemberFacts) -> Outcome {
+    Outcome::Seen(Box::new(Facts::Member(Box::new(facts))))
 }
 
 fn known(facts: MemberFacts, began: Instant) -> Observed<Facts> {
@@ -177,10 +199,15 @@ impl Provider for Postgresql {
     }
 
     async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome {
-        match self.act(target, action, &permit.run().0, deadline).await {
-            Ok(()) => Outcome::Applied,
-            Err(failure) => failure.outcome(),
-        }
+        let run = &permit.run().0;
+        let done = match action {
+            Action::Fence { successor } => fence::fence(&self.client, target, successor, run, deadline)
+                .await
+                .map(|state| seen(state.facts(settings::no_control(target)))),
+            Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, run, deadline).await,
+            _ => self.act(target, action, run, deadline).await.map(|()| Outcome::Applied),
+        };
+        done.unwrap_or_else(Failure::outcome)
     }
 
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {
@@ -222,6 +249,13 @@ impl Provider for Postgresql {
             tokio::time::sleep(POLL).await;
         }
         last.unwrap_or_else(|| Observed::Unreachable(Unreachable::new("no time was left", target.name())))
+    }
+
+    async fn prepare(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Option<Outcome> {
+        if let Action::Fence { successor } = action {
+            fence::arm(&self.client, target, successor, &permit.run().0, deadline).await;
+        }
+        None
     }
 
     async fn warm_up(&self, target: &Target, deadline: Instant) {

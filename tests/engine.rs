@@ -1,0 +1,197 @@
+//! Runs of the engine against targets that are scripted here, in virtual time: hours of waiting take no time.
+
+#![allow(clippy::disallowed_methods, reason = "tests read their fixtures")]
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/healthy.rs"]
+mod healthy;
+#[path = "common/powered.rs"]
+mod powered;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::MemoryStore;
+use handover::engine::{Engine, Request, RunOutcome};
+use handover::event::Event;
+use handover::journal::{Permit, RunEnd, RunId};
+use handover::model::{
+    Action, CLOSE_FRONTENDS, Condition, Facts, Live, Observed, Scope, Target, TargetId, Unreachable,
+};
+use handover::plan::{Depth, Intent, Plan, Planned, make};
+use handover::provider::{Outcome, Provider, Registry, SystemClock};
+use handover::topology::Topology;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+const EXAMPLE: &str = include_str!("../topology.yaml");
+const PROVIDERS: [&str; 6] = ["rfc2136", "haproxy", "http", "postgresql", "pgbouncer", "command"];
+
+/// Targets that say what is in `live`, and whose clients at proxies do as they are told here.
+struct Scripted {
+    live: Mutex<Live>,
+    /// How many clients stay at a proxy although they were told to leave.
+    stubborn: u64,
+    acted: Mutex<Vec<(TargetId, String)>>,
+}
+
+impl Scripted {
+    fn seen(&self, id: &TargetId) -> Observed<Facts> {
+        let nothing = || Observed::Unreachable(Unreachable::new("no answer", "scripted"));
+        self.live.lock().unwrap().get(id).cloned().unwrap_or_else(nothing)
+    }
+
+    fn connect(&self, id: &TargetId, clients: u64) {
+        let mut live = self.live.lock().unwrap();
+        let Some(Observed::Known { value: Facts::Proxy(facts), .. }) = live.get_mut(id) else { panic!("{id}") };
+        facts.connections = Some(clients);
+    }
+}
+
+#[async_trait]
+impl Provider for Scripted {
+    async fn observe(&self, target: &Target, _: &Scope, _: Instant) -> Observed<Facts> {
+        self.seen(&target.id)
+    }
+
+    async fn apply(&self, target: &Target, action: &Action, _: &Permit, _: Instant) -> Outcome {
+        self.acted.lock().unwrap().push((target.id.clone(), action.verb().to_owned()));
+        if action.verb() == CLOSE_FRONTENDS {
+            self.connect(&target.id, self.stubborn);
+        }
+        Outcome::Applied
+    }
+
+    async fn verify(&self, target: &Target, _: &Condition, _: Instant) -> Observed<Facts> {
+        self.seen(&target.id)
+    }
+}
+
+fn example() -> Topology {
+    healthy::read(&powered::powered(EXAMPLE))
+}
+
+fn until_off(topology: &Topology, live: &Live) -> Plan {
+    let intent = Intent { drain: ["west".into()].into(), depth: Depth::Power, ..Intent::default() };
+    match make(topology, &intent, &[], live, "2026-11-23T06:15:00Z".parse().unwrap()) {
+        Planned::Plan(plan) => *plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Applies a plan of which only the named steps are left.
+async fn apply_only(topology: Topology, targets: &Arc<Scripted>, mut plan: Plan, id: &str) -> (RunOutcome, Vec<Event>) {
+    plan.steps.retain(|step| step.id.0 == id);
+    plan.steps.iter_mut().for_each(|step| step.needs.clear());
+    assert_eq!(plan.steps.len(), 1, "{id}");
+    let registry = PROVIDERS
+        .iter()
+        .fold(Registry::default(), |all, name| all.with(name, Arc::clone(targets) as Arc<dyn Provider>));
+    let engine = Engine::new(Arc::new(topology), registry, Arc::new(SystemClock), Duration::from_secs(2));
+    let (events, mut told) = mpsc::unbounded_channel();
+    let (_keep, stop) = watch::channel(false);
+    let request = Request {
+        plan,
+        digest: String::new(),
+        document: String::new(),
+        run: RunId("test".to_owned()),
+        operator: "test".to_owned(),
+        stop,
+        events,
+    };
+    let outcome = engine.apply(request, Arc::new(MemoryStore::default())).await.unwrap();
+    let mut all = Vec::new();
+    while let Ok(event) = told.try_recv() {
+        all.push(event);
+    }
+    (outcome, all)
+}
+
+fn verified(events: &[Event]) -> &str {
+    let done = events.iter().find_map(|event| match event {
+        Event::StepDone { verified, .. } => Some(verified.as_str()),
+        _ => None,
+    });
+    done.unwrap_or_else(|| panic!("{events:#?}"))
+}
+
+fn progress(events: &[Event]) -> Vec<&str> {
+    let texts = events.iter().filter_map(|event| match event {
+        Event::StepProgress { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+fn west() -> [TargetId; 2] {
+    ["west-lb1", "west-lb2"].map(TargetId::proxy)
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_have_the_drain_deadline_to_leave_and_are_then_sent_away() {
+    for (stubborn, end) in [
+        (0, "no client is connected; those that were after 10m left with an answer"),
+        (2, "2 connections remain (2 at west-lb1), idle for 10s or longer; they end with their proxies"),
+    ] {
+        let topology = example();
+        let targets =
+            Arc::new(Scripted { live: Mutex::new(healthy::live(&topology)), stubborn, acted: Mutex::default() });
+        let plan = until_off(&topology, &targets.live.lock().unwrap());
+        let [first, second] = west();
+        targets.connect(&first, 5);
+        targets.connect(&second, 1);
+        let began = Instant::now();
+        let leaving = {
+            let (targets, second) = (Arc::clone(&targets), second.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                targets.connect(&second, 0);
+            })
+        };
+        let (outcome, events) = apply_only(topology, &targets, plan, "power.connections").await;
+        leaving.await.unwrap();
+        assert_eq!(outcome.end, RunEnd::Done, "{}", outcome.summary);
+        assert_eq!(verified(&events), end);
+        assert_eq!(*targets.acted.lock().unwrap(), [(first, CLOSE_FRONTENDS.to_owned())]);
+        let (took, grace) = (began.elapsed(), if stubborn > 0 { 10 } else { 0 });
+        assert!((600 + grace..602 + grace).contains(&took.as_secs()), "{took:?}");
+        let told = progress(&events);
+        assert_eq!(told[0], "6 connections remain (5 at west-lb1 and 1 at west-lb2)");
+        assert!(told.contains(&"5 connections remain (5 at west-lb1)"), "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_sent_away_who_leaves_alone_and_what_cannot_be_counted_holds() {
+    let topology = example();
+    let targets =
+        Arc::new(Scripted { live: Mutex::new(healthy::live(&topology)), stubborn: 0, acted: Mutex::default() });
+    let plan = until_off(&topology, &targets.live.lock().unwrap());
+    let (outcome, events) = apply_only(example(), &targets, plan.clone(), "power.connections").await;
+    assert_eq!((outcome.end, verified(&events)), (RunEnd::Done, "no client is connected"));
+
+    let silent = Observed::Unreachable(Unreachable::new("connection refused", "scripted"));
+    targets.live.lock().unwrap().insert(west()[0].clone(), silent);
+    let (outcome, _) = apply_only(example(), &targets, plan, "power.connections").await;
+    assert!(outcome.summary.contains("connections cannot be counted: west-lb1: connection refused"), "{outcome:?}");
+    assert_eq!(*targets.acted.lock().unwrap(), []);
+}
+
+/// Design §7: nothing was touched, so the run was refused, and leaves no hold behind.
+#[tokio::test(start_paused = true)]
+async fn a_proof_that_fails_before_anything_is_touched_is_a_refusal() {
+    let topology = example();
+    let mut live = healthy::live(&topology);
+    let plan = until_off(&topology, &live);
+    let silent = Observed::Unreachable(Unreachable::new("no such command", "scripted"));
+    live.insert(topology.units.values().next().unwrap().target.id.clone(), silent);
+    let targets = Arc::new(Scripted { live: Mutex::new(live), stubborn: 0, acted: Mutex::default() });
+    let holds = plan.holds.clone();
+    let (outcome, _) = apply_only(topology, &targets, plan, "power.ready").await;
+    assert_eq!(outcome.end, RunEnd::Refused);
+    assert!(outcome.summary.starts_with("refused before anything was touched: "), "{}", outcome.summary);
+    assert!(outcome.summary.contains("no such command"), "{}", outcome.summary);
+    assert_eq!(outcome.report.holds_released, holds);
+}

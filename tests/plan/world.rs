@@ -114,7 +114,7 @@ impl World {
             }
             Action::SetShare { backends } => {
                 for (backend, servers) in backends {
-                    for (name, change) in servers {
+                    for (name, change) in servers.iter() {
                         let server = self.backend(id, backend).servers.get_mut(name).unwrap();
                         assert!(server.setting.same_effect(change.from), "{backend}/{name} at {id}");
                         server.setting = change.to;

@@ -1,0 +1,269 @@
+//! Targets in memory keep the same contract as the real ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use handover::model::{
+    Action, Admission, Condition, Facts, ForeignName, FromTo, HealthCheck, Observed, RecordKey, RecordSet, RecordType,
+    Scope, ServerSetting, Target, TargetId,
+};
+use handover::provider::{Outcome, Provider};
+use handover::rehearse::sim::{Fault, Harm, Simulation, World};
+use tokio::time::Instant;
+
+use crate::{Subject, common, healthy, soon};
+
+const TOPOLOGY: &str = include_str!("../fixtures/topology-small.yaml");
+
+/// A healthy world, and one of its targets.
+struct Sim {
+    simulation: Simulation,
+    target: Target,
+}
+
+impl Sim {
+    fn of(id: &TargetId) -> Self {
+        let topology = Arc::new(healthy::read(TOPOLOGY));
+        let target = topology.targets().find(|target| target.id == *id).unwrap();
+        let target = Target::clone(target);
+        Self { simulation: Simulation::new(World::healthy(Arc::clone(&topology)).unwrap()), target }
+    }
+
+    fn provider(&self) -> Arc<dyn Provider> {
+        Arc::new(self.simulation.clone())
+    }
+
+    fn nobody(&self) -> Target {
+        Target { address: "10.99.0.1:1".to_owned(), ..self.target.clone() }
+    }
+}
+
+macro_rules! subject {
+    ($subject:ident of $id:expr, $scope:expr, $action:expr, $condition:expr, $undo:expr, $undone:expr, $stale:expr) => {
+        pub struct $subject(Sim);
+
+        #[async_trait]
+        impl Subject for $subject {
+            async fn start() -> Self {
+                Self(Sim::of(&$id))
+            }
+
+            fn provider(&self) -> Arc<dyn Provider> {
+                self.0.provider()
+            }
+
+            fn target(&self) -> Target {
+                self.0.target.clone()
+            }
+
+            fn nobody(&self) -> Target {
+                self.0.nobody()
+            }
+
+            fn scope(&self) -> Scope {
+                $scope
+            }
+
+            fn action(&self) -> Action {
+                $action
+            }
+
+            fn condition(&self) -> Condition {
+                $condition
+            }
+
+            fn undo(&self) -> Action {
+                $undo
+            }
+
+            fn undone(&self) -> Condition {
+                $undone
+            }
+
+            fn stale(&self) -> Option<Action> {
+                $stale
+            }
+
+            async fn hang(&self) {
+                self.0.simulation.silence(&self.0.target.id, true);
+            }
+
+            async fn unhang(&self) {
+                self.0.simulation.silence(&self.0.target.id, false);
+            }
+
+            fn comparable(&self, facts: &Facts) -> String {
+                let mut facts = facts.clone();
+                if let Facts::NameServer(facts) = &mut facts {
+                    facts.serial = 0;
+                }
+                format!("{facts:#?}")
+            }
+        }
+    };
+}
+
+mod dns {
+    use super::*;
+
+    fn pay() -> RecordKey {
+        RecordKey { name: "pay.shop.example".to_owned(), rtype: RecordType::A }
+    }
+
+    fn set(ttl: u32, data: &[&str]) -> Option<RecordSet> {
+        Some(RecordSet { ttl, data: data.iter().map(|address| address.parse().unwrap()).collect() })
+    }
+
+    fn both() -> Option<RecordSet> {
+        set(30, &["10.10.0.80", "10.20.0.80"])
+    }
+
+    fn change(from: Option<RecordSet>, to: Option<RecordSet>) -> Action {
+        Action::SetRecords { zone: "shop.example".into(), sets: BTreeMap::from([(pay(), FromTo { from, to })]) }
+    }
+
+    fn is(set: Option<RecordSet>) -> Condition {
+        Condition::Records { sets: BTreeMap::from([(pay(), set)]) }
+    }
+
+    subject!(Dns of TargetId::name_server(&"shop.example".into(), "ns1"),
+        Scope::Records([pay()].into()),
+        change(both(), set(60, &["10.20.0.80"])), is(set(60, &["10.20.0.80"])),
+        change(set(60, &["10.20.0.80"]), both()), is(both()),
+        Some(change(set(30, &["10.10.0.80"]), set(60, &["10.20.0.80"]))));
+
+    crate::contract!(Dns);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secondary_serves_the_change_and_takes_none() {
+        let ns2 = Sim::of(&TargetId::name_server(&"shop.example".into(), "ns2"));
+        let drained = change(both(), set(30, &["10.20.0.80"]));
+        let (provider, permit) = (ns2.provider(), common::permit().await);
+        let outcome = provider.apply(&ns2.target, &drained, &permit, soon()).await;
+        assert!(matches!(&outcome, Outcome::NotApplied(why) if why.why.contains("takes no updates")), "{outcome:?}");
+        let ns1 = ns2.simulation.change(|world| world.topology.targets().next().unwrap().as_ref().clone());
+        common::taken(&provider.apply(&ns1, &drained, &permit, soon()).await);
+        let served = is(set(30, &["10.20.0.80"]));
+        let seen = provider.verify(&ns2.target, &served, soon()).await;
+        assert_eq!(served.holds(seen.known().unwrap()), Ok(()));
+    }
+}
+
+mod proxy {
+    use super::*;
+
+    fn ready(weight: u32) -> ServerSetting {
+        ServerSetting { weight, admission: Admission::Ready }
+    }
+
+    fn drain() -> ServerSetting {
+        ServerSetting { weight: 0, admission: Admission::Drain }
+    }
+
+    fn set<const N: usize>(servers: [(&str, ServerSetting, ServerSetting); N]) -> Action {
+        let servers = servers.into_iter().map(|(name, from, to)| (name.into(), FromTo { from, to })).collect();
+        Action::SetShare { backends: BTreeMap::from([("orders".into(), servers)]) }
+    }
+
+    fn are<const N: usize>(servers: [(&str, ServerSetting); N]) -> Condition {
+        let servers: BTreeMap<ForeignName, ServerSetting> =
+            servers.into_iter().map(|(name, setting)| (name.into(), setting)).collect();
+        Condition::Servers { backends: BTreeMap::from([("orders".into(), servers)]) }
+    }
+
+    const W: u32 = 100;
+
+    pub fn target(simulation: &Simulation) -> Target {
+        simulation.change(|world| Target::clone(&world.topology.proxies["west-lb1"].target))
+    }
+
+    /// A server gets less, and its health is looked at again.
+    pub fn shifted() -> Action {
+        set([("west-app1", ready(W), ready(W - 1))])
+    }
+
+    subject!(Proxy of TargetId::proxy("west-lb1"),
+        Scope::Backends(["orders".into(), "nowhere".into()].into()),
+        set([("west-app1", ready(W), drain()), ("east-app1", ready(W), ready(7))]),
+        are([("west-app1", drain()), ("east-app1", ready(7))]),
+        set([("west-app1", drain(), ready(W)), ("east-app1", ready(7), ready(W))]),
+        are([("west-app1", ready(W)), ("east-app1", ready(W))]),
+        Some(set([("west-app1", ready(W), ready(1)), ("east-app1", ready(3), ready(7))])));
+
+    crate::contract!(Proxy);
+}
+
+/// What a run depends on: each fault is the outcome that the real fault has, and leaves what it would leave.
+#[tokio::test(start_paused = true)]
+async fn faults_go_wrong_as_their_script_says() {
+    let action = Action::SetShare {
+        backends: BTreeMap::from([(
+            "orders".into(),
+            BTreeMap::from([("west-app1".into(), FromTo { from: setting(100), to: setting(1) })]),
+        )]),
+    };
+    fn setting(weight: u32) -> ServerSetting {
+        ServerSetting { weight, admission: Admission::Ready }
+    }
+    for (harm, known, acted) in [
+        (Harm::Refuse, Some(false), false),
+        (Harm::Ignore, Some(true), false),
+        (Harm::Hang, None, false),
+        (Harm::Lose, None, true),
+        (Harm::Die, None, false),
+        (Harm::DieAfter, None, true),
+    ] {
+        let sim = Sim::of(&TargetId::proxy("west-lb1"));
+        sim.simulation.script(Fault { target: sim.target.id.clone(), action: 2, harm });
+        let (provider, permit) = (sim.provider(), common::permit().await);
+        let same = Action::SetShare { backends: BTreeMap::new() };
+        common::taken(&provider.apply(&sim.target, &same, &permit, soon()).await);
+        let (began, deadline) = (Instant::now(), soon());
+        let outcome = provider.apply(&sim.target, &action, &permit, deadline).await;
+        let found = match &outcome {
+            Outcome::Applied | Outcome::Seen(_) => Some(true),
+            Outcome::NotApplied(_) => Some(false),
+            Outcome::Unknown(_) => None,
+        };
+        assert_eq!(found, known, "{harm:?}: {outcome:?}");
+        let late = matches!(harm, Harm::Hang | Harm::Lose);
+        assert_eq!(Instant::now() >= deadline, late, "{harm:?} took {:?}", began.elapsed());
+        assert_eq!(sim.simulation.acted().len(), 1 + usize::from(acted), "{harm:?}");
+        let dead = matches!(harm, Harm::Die | Harm::DieAfter);
+        let scope = Scope::Backends(["orders".into()].into());
+        let observed = provider.observe(&sim.target, &scope, soon()).await;
+        assert_eq!(matches!(observed, Observed::Unreachable(_)), dead, "{harm:?}: {observed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_server_is_only_read_and_its_health_shows_at_the_proxies() {
+    let app = Sim::of(&TargetId::server(&"orders".into(), "west-app1"));
+    let (provider, permit) = (app.provider(), common::permit().await);
+    let check = HealthCheck { path: "/health".to_owned(), expect: 200, host: "pay.shop.example".to_owned() };
+    let healthy = Condition::Healthy { check: check.clone() };
+    let seen = provider.observe(&app.target, &Scope::Health(check.clone()), soon()).await;
+    assert_eq!(healthy.holds(seen.known().unwrap()), Ok(()));
+    let outcome = provider.apply(&app.target, &Action::Stop, &permit, soon()).await;
+    assert!(matches!(outcome, Outcome::NotApplied(_)), "{outcome:?}");
+    let nobody = provider.observe(&app.nobody(), &Scope::Health(check.clone()), soon()).await;
+    assert!(matches!(nobody, Observed::Unreachable(_)), "{nobody:?}");
+
+    app.simulation.change(|world| {
+        let Facts::Server(facts) = world.known(&app.target.id).unwrap() else { panic!() };
+        (facts.healthy, facts.status) = (false, 503);
+    });
+    let seen = provider.verify(&app.target, &healthy, soon()).await;
+    assert!(healthy.holds(seen.known().unwrap()).is_err());
+    let proxy = Sim { target: proxy::target(&app.simulation), simulation: app.simulation.clone() };
+    common::taken(&provider.apply(&proxy.target, &proxy::shifted(), &permit, soon()).await);
+    let up = Condition::ServersUp { backends: BTreeMap::from([("orders".into(), ["west-app1".into()].into())]) };
+    let seen = provider.verify(&proxy.target, &up, soon()).await;
+    assert_eq!(up.holds(seen.known().unwrap()).unwrap_err().to_string(), "orders/west-app1 fails its health check");
+    // The other server of the backend still answers a request through the proxy.
+    let door = Target { id: TargetId::server(&"orders".into(), "probe"), ..app.target.clone() };
+    let door = Target { address: format!("{}:80", proxy.target.address), ..door };
+    let probed = provider.observe(&door, &Scope::Health(check), soon()).await;
+    assert_eq!(healthy.holds(probed.known().unwrap()), Ok(()));
+}

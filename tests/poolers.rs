@@ -129,6 +129,11 @@ impl World {
         self.act(Action::Pause { database: "accounts".into() }).await
     }
 
+    async fn prepare(&self) -> Outcome {
+        let pause = Action::Pause { database: "accounts".into() };
+        self.pgbouncer.prepare(&self.pooler.target(), &pause, &self.permit, within(10.0)).await.unwrap()
+    }
+
     async fn resume(&self) -> Outcome {
         self.act(Action::Resume { database: "accounts".into() }).await
     }
@@ -153,14 +158,24 @@ impl World {
         let growing = Growing::start(&self.pooler);
         let limits = || ["default_pool_size", "max_db_connections", "min_pool_size"].map(|name| self.setting(name));
         let before = limits();
-        for _ in 0..count {
+        for round in 0..count {
             growing.served(5).await;
+            // Ahead of its turn, as in a critical section, or all in one.
+            if round % 2 == 0 {
+                common::taken(&self.prepare().await);
+                assert_ne!(limits(), before);
+            }
             assert_eq!(self.pause().await, Outcome::Applied);
             // Long enough for the pooler's own maintenance, which comes each third of a second.
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(self.resume().await, Outcome::Applied);
             assert_eq!(limits(), before);
         }
+        // A pause that never came is taken back all the same, and made nobody wait.
+        common::taken(&self.prepare().await);
+        growing.served(5).await;
+        assert_eq!(self.resume().await, Outcome::Applied);
+        assert_eq!(limits(), before);
         growing.served(5).await;
         growing.unharmed().await;
     }

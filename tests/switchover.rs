@@ -171,10 +171,12 @@ impl World {
         let written = Condition::RouteWritten { database: "accounts".into(), to: new.address() };
         self.step(&self.pooler.target(), Action::WriteRoute { database: "accounts".into(), route }, written).await;
         let fence = Action::Fence { successor: new.peer() };
-        self.postgresql.warm_up(&old.target(), &[&fence], within(5.0)).await;
-        for target in [&new.target(), &self.pooler.target()] {
-            self.provider(target).warm_up(target, &[], within(5.0)).await;
+        for target in [&old.target(), &new.target(), &self.pooler.target()] {
+            self.provider(target).warm_up(target, within(5.0)).await;
         }
+        assert_eq!(self.postgresql.prepare(&old.target(), &fence, &self.permit, within(5.0)).await, None);
+        let pause = Action::Pause { database: "accounts".into() };
+        common::taken(&self.pgbouncer.prepare(&self.pooler.target(), &pause, &self.permit, within(5.0)).await.unwrap());
     }
 
     async fn native(&self, member: &Member, verb: &str, args: BTreeMap<String, Vec<String>>) {

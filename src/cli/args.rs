@@ -39,6 +39,10 @@ pub enum Command {
     Show(Show),
     /// Carry out a saved plan
     Apply(Apply),
+    /// List runs, newest first; show, follow or prune them
+    Runs(Runs),
+    /// Write a report of a run for a review: what happened, what clients felt, timeline, every record
+    Report(Report),
     /// Print the JSON Schema of topology files, for editors and CI
     Schema,
     /// Print a completion script for a shell
@@ -57,6 +61,8 @@ impl Command {
             Self::Plan(args) => (args.format == PlanFormat::Json, args.common.output),
             Self::Show(args) => (args.format == PlanFormat::Json, args.output),
             Self::Apply(args) => (args.format == Format::Json, args.common.output),
+            Self::Runs(args) => (args.format == Format::Json, args.store.output),
+            Self::Report(args) => (false, args.store.output),
             Self::Schema | Self::Completions(_) | Self::Man(_) => (false, plain),
         };
         Voice { json, output }
@@ -221,6 +227,98 @@ pub enum Format {
     Text,
     /// For programs: one JSON object per line (docs/json.md)
     Json,
+}
+
+/// What commands need that only read the store.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// The topology file
+    #[arg(long, short, value_name = "FILE", env = "HANDOVER_TOPOLOGY", default_value = "topology.yaml", global = true)]
+    pub topology: PathBuf,
+    /// Where runs, journal, lock and holds are kept
+    /// [default: $XDG_STATE_HOME/handover/NAME, NAME being the topology's]
+    #[arg(long, value_name = "DIR", env = "HANDOVER_STATE_DIR", global = true)]
+    pub state_dir: Option<PathBuf>,
+    /// How to print
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `handover runs`.
+#[derive(Debug, Args)]
+pub struct Runs {
+    /// What to do with them instead of listing them.
+    #[command(subcommand)]
+    pub command: Option<RunsCommand>,
+    /// How they are told
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    pub format: Format,
+    /// Where they are.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// What to do with runs.
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// Tell the story of a run: its steps, gates, stalls, why it ended and how to go on
+    Show(NamedRun),
+    /// Print the records of a run as they arrive, until it ends; exits as the run does
+    Follow(NamedRun),
+    /// Remove old runs; never one that runs, can be gone on with, is stuck or has a hold in force
+    Prune(Prune),
+}
+
+/// A run that is named.
+#[derive(Debug, Args)]
+pub struct NamedRun {
+    /// The run: its identity, the beginning of it, or `last`
+    #[arg(value_name = "RUN", default_value = "last")]
+    pub run: String,
+}
+
+/// `handover runs prune`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"]))]
+pub struct Prune {
+    /// Those whose last record is older, such as `90d`
+    #[arg(long, value_name = "TIME")]
+    pub older_than: Option<Span>,
+    /// All but the newest N; with --older-than, only those of them that are older
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// GitHub flavoured, for an issue
+    Markdown,
+    /// One page with a picture of the timeline; no script, nothing from elsewhere
+    Html,
+}
+
+/// `handover report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Which run.
+    #[command(flatten)]
+    pub named: NamedRun,
+    /// How it is written [default: html for a FILE that ends in .html, else markdown]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<ReportFormat>,
+    /// Write it into this file, whole or not at all, instead of to standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Where the run is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// How the status is told.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 use clap::ColorChoice;
 
-use super::args::{Common, Output};
+use super::args::{Common, Output, StoreArgs};
 use super::exit::Exit;
 use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
@@ -116,23 +116,9 @@ impl Context {
     /// # Errors
     /// If the store cannot be opened.
     pub fn open(common: &Common, voice: Voice) -> Result<Result<Self, Exit>> {
-        let source = match Source::read(&common.topology) {
-            Ok(source) => source,
-            Err(error) => {
-                let advice = "Name the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default.";
-                return Ok(Err(voice.error(Exit::Invalid, &format!("{error:#}\n\n{advice}"))));
-            }
-        };
-        let topology = match topology::parse(&source.bytes, &checks()) {
-            Ok(parsed) => {
-                if !parsed.warnings.is_empty() {
-                    source.print(&parsed.warnings, common.output);
-                }
-                Arc::new(parsed.topology)
-            }
-            Err(findings) => {
-                return Ok(Err(voice.findings(Exit::Invalid, &source, &findings)));
-            }
+        let (source, topology) = match read_topology(&common.topology, voice) {
+            Ok((source, topology)) => (source, Arc::new(topology)),
+            Err(exit) => return Ok(Err(exit)),
         };
         let folder = common.topology.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let secrets = Arc::new(SecretReader::new(folder));
@@ -140,8 +126,7 @@ impl Context {
         let registry = registry(&secrets, &transport);
         let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
         let engine = engine.with_sockets(sockets());
-        let directory = state_directory(common, &topology)?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, &topology.name)?);
+        let store = open_store(common.state_dir.as_deref(), &topology)?;
         Ok(Ok(Self { topology, source, engine, store, transport }))
     }
 
@@ -149,6 +134,41 @@ impl Context {
     pub async fn close(&self) {
         self.transport.close().await;
     }
+}
+
+/// Reads a topology and prints what is to be said of it; what keeps it from being used is an exit code.
+fn read_topology(file: &Path, voice: Voice) -> Result<(Source, Topology), Exit> {
+    let source = Source::read(file).map_err(|error| {
+        let advice =
+            "Name the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default.";
+        voice.error(Exit::Invalid, &format!("{error:#}\n\n{advice}"))
+    })?;
+    let topology = match topology::parse(&source.bytes, &checks()) {
+        Ok(parsed) => {
+            if !parsed.warnings.is_empty() {
+                source.print(&parsed.warnings, voice.output);
+            }
+            parsed.topology
+        }
+        Err(findings) => return Err(voice.findings(Exit::Invalid, &source, &findings)),
+    };
+    Ok((source, topology))
+}
+
+/// The store of the topology in this file, for commands that speak to no target.
+///
+/// # Errors
+/// If the store cannot be opened; a topology that cannot be used is an exit code.
+pub fn store(args: &StoreArgs, voice: Voice) -> Result<Result<Arc<dyn Store>, Exit>> {
+    match read_topology(&args.topology, voice) {
+        Ok((_, topology)) => Ok(Ok(open_store(args.state_dir.as_deref(), &topology)?)),
+        Err(exit) => Ok(Err(exit)),
+    }
+}
+
+fn open_store(directory: Option<&Path>, topology: &Topology) -> Result<Arc<dyn Store>> {
+    let directory = state_directory(directory, topology)?;
+    Ok(Arc::new(SqliteStore::open(&directory, &topology.name)?))
 }
 
 /// How many sockets there may be, with the limit raised as far as the system allows: hundreds of targets are spoken to at once, and
@@ -163,9 +183,9 @@ fn sockets() -> usize {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
-fn state_directory(common: &Common, topology: &Topology) -> Result<PathBuf> {
+fn state_directory(named: Option<&Path>, topology: &Topology) -> Result<PathBuf> {
     let StoreKind::Embedded { directory } = &topology.store;
-    if let Some(directory) = common.state_dir.clone().or_else(|| directory.as_ref().map(PathBuf::from)) {
+    if let Some(directory) = named.map(Path::to_owned).or_else(|| directory.as_ref().map(PathBuf::from)) {
         return Ok(directory);
     }
     let absolute = |name: &str| std::env::var(name).ok().map(PathBuf::from).filter(|path| path.is_absolute());

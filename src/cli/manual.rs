@@ -44,12 +44,16 @@ pub fn pages(args: &args::Man) -> Result<Exit> {
         return Ok(Exit::Success);
     };
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    for sub in command.get_subcommands().cloned() {
-        let name = format!("handover-{}", sub.get_name());
-        write(folder, &name, &page(sub)?)?;
-    }
-    write(folder, "handover", &page(command)?)?;
+    write_all(folder, "handover", command)?;
     Ok(Exit::Success)
+}
+
+/// The pages of a command's subcommands, then its own.
+fn write_all(folder: &Path, name: &str, command: clap::Command) -> Result<()> {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned() {
+        write_all(folder, &format!("{name}-{}", sub.get_name()), sub)?;
+    }
+    write(folder, name, &page(command)?)
 }
 
 fn page(command: clap::Command) -> Result<Vec<u8>> {

@@ -9,6 +9,8 @@ mod intent;
 mod lint;
 mod manual;
 mod plan;
+mod report;
+mod runs;
 mod show;
 mod status;
 mod voice;
@@ -53,6 +55,8 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Status(args) => context::block_on(status::run(args)),
         args::Command::Plan(args) => context::block_on(plan::run(args)),
         args::Command::Apply(args) => context::block_on(apply::run(args)),
+        args::Command::Runs(args) => context::block_on(runs::run(args)),
+        args::Command::Report(args) => context::block_on(report::run(args)),
         args::Command::Schema => manual::schema(),
         args::Command::Completions(args) => manual::completions(args),
         args::Command::Man(args) => manual::pages(&args),

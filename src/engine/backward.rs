@@ -113,7 +113,8 @@ impl Run {
         let mut levels: BTreeMap<usize, Vec<&Step>> = BTreeMap::new();
         let depths = depths(section.steps);
         for step in section.steps {
-            let begun = section.phases.contains_key(&step.id) && !section.untouched.contains(&step.id);
+            let begun = section.phases.contains_key(&step.id) || section.prepared.contains(&step.id);
+            let begun = begun && !section.untouched.contains(&step.id);
             if begun && matches!(step.undo, Undo::Act { .. }) {
                 levels.entry(depths.get(&step.id).copied().unwrap_or_default()).or_default().push(step);
             }

@@ -10,14 +10,14 @@ use super::run::{Run, Trouble};
 use crate::event::{Event, Verdict as Told, WaitCause};
 use crate::journal::Record;
 use crate::model::{
-    FacilityName, ForeignName, HealthCheck, Live, Observed, ProxyFacts, Scope, Service, ServiceName, Settings, Target,
-    TargetId, TargetKind,
+    BackendServers, FacilityName, ForeignName, HealthCheck, Live, Observed, ProxyFacts, Scope, Service, ServiceName,
+    Settings, Target, TargetId, TargetKind,
 };
 use crate::plan::gate::{self, Limits, Samples, Verdict};
 use crate::plan::{self, Gate, Step, live, preflight};
 
 /// The servers that are watched, by proxy and backend.
-type Watched = BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>;
+type Watched = BTreeMap<TargetId, BackendServers>;
 
 /// How often a gate that holds is asked again, and how often a soak looks at the counters.
 const INTERVAL: Duration = Duration::from_millis(500);

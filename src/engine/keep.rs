@@ -14,7 +14,8 @@ use super::run::Run;
 use crate::event::Event;
 use crate::journal::Record;
 use crate::model::{
-    Action, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, Saved, Scope, ServerSetting, Span, TargetId,
+    Action, Backends, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, Saved, Scope, ServerSetting, Span,
+    TargetId,
 };
 use crate::plan::{Assumption, Plan, Step, StepId, Work};
 use crate::provider::Outcome;
@@ -61,7 +62,7 @@ impl Kept {
     }
 
     /// What leads from the present settings to those that were set.
-    fn lost(&self, facts: &ProxyFacts) -> BTreeMap<ForeignName, BTreeMap<ForeignName, FromTo<ServerSetting>>> {
+    fn lost(&self, facts: &ProxyFacts) -> Backends<FromTo<ServerSetting>> {
         let mut lost: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (backend, servers) in &self.settings {
             let Some(Some(found)) = facts.backends.get(backend) else { continue };
@@ -72,7 +73,7 @@ impl Kept {
                 }
             }
         }
-        lost
+        lost.into_iter().map(|(backend, servers)| (backend, Arc::new(servers))).collect()
     }
 }
 
@@ -134,7 +135,7 @@ impl Run {
             0 => "less than a second".to_owned(),
             seconds => Span::secs(seconds).to_string(),
         };
-        let servers = lost.values().map(BTreeMap::len).sum::<usize>();
+        let servers = lost.values().map(|servers| servers.len()).sum::<usize>();
         let what = format!("{name} was restarted {age} ago and forgot the weights of {servers} servers");
         let cause = if facts.capabilities.persistent {
             "; its state file was not loaded: it needs `server-state-file` in `global` and `load-server-state-from-file global`"
@@ -184,7 +185,8 @@ impl Run {
             Outcome::NotApplied(why) => Err((why.to_string(), false)),
             Outcome::Applied | Outcome::Seen(_) | Outcome::Unknown(_) => {
                 let wanted = backends.iter().map(|(backend, servers)| {
-                    (backend.clone(), servers.iter().map(|(name, share)| (name.clone(), share.to)).collect())
+                    let servers = servers.iter().map(|(name, share)| (name.clone(), share.to)).collect();
+                    (backend.clone(), Arc::new(servers))
                 });
                 let condition = Condition::Servers { backends: wanted.collect() };
                 let demanded = Assumption { target: proxy.clone(), condition };

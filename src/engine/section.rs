@@ -16,12 +16,16 @@ use crate::event::Event;
 use crate::journal::{Permit, Record};
 use crate::model::{Action, Condition, DatabaseName, Facts, Position, Role, TargetId};
 use crate::plan::{Step, StepId, Work};
+use crate::provider::Outcome;
 
 /// How often a section is tried whose clients could not be held back in time.
 const ATTEMPTS: u32 = 3;
 
 /// The time between two attempts: clients go on meanwhile.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+
+/// How long preparing a section may take at least.
+const PREPARING: Duration = Duration::from_secs(5);
 
 /// How an attempt ended badly.
 pub(super) struct Ended {
@@ -41,6 +45,8 @@ pub(super) struct Section<'a> {
     fenced_at: Option<Position>,
     /// Steps that were begun, with the time of their beginning and end.
     pub(super) phases: BTreeMap<StepId, (Duration, Option<Duration>)>,
+    /// Steps for which something was done ahead of their turn: it is taken back with them.
+    pub(super) prepared: BTreeSet<StepId>,
     /// Steps that were begun and certainly touched nothing.
     pub(super) untouched: BTreeSet<StepId>,
     /// True once the point of no return was begun.
@@ -86,20 +92,27 @@ impl Run {
             assumed: steps.iter().flat_map(|step| step.before.iter().cloned()).collect(),
         };
         let permit = self.permit(steps, record).await.map_err(ended)?;
-        let began = Instant::now();
         let database = fenced(steps).and_then(TargetId::scope).map(DatabaseName::from);
         let moved = self.plan.primaries.iter().find(|moved| Some(&moved.database) == database.as_ref());
         let mut section = Section {
             steps,
             permit: Arc::new(permit),
-            give_up: moved.map(|moved| began + moved.max_stall.0 / 2),
+            give_up: None,
             fenced_at: None,
             phases: BTreeMap::new(),
+            prepared: BTreeSet::new(),
             untouched: BTreeSet::new(),
             committed: false,
             stall: None,
         };
-        let result = match self.forward(&mut section).await {
+        let prepared = self.prepare(&mut section).await;
+        // Nobody waits before this.
+        section.give_up = moved.map(|moved| Instant::now() + moved.max_stall.0 / 2);
+        let forward = match prepared {
+            Ok(()) => self.forward(&mut section).await,
+            Err(failed) => Err(failed),
+        };
+        let result = match forward {
             Ok(()) => {
                 self.writes_resumed(&mut section);
                 Ok(())
@@ -117,20 +130,46 @@ impl Run {
 
     /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
     async fn warm_up(&self, steps: &[Step]) {
-        let mut targets: BTreeMap<&TargetId, Vec<&Action>> = BTreeMap::new();
-        for step in steps {
-            if let Work::Act { target, action } = &step.work {
-                targets.entry(target).or_default().push(action);
-            }
-        }
+        let targets: BTreeSet<&TargetId> = steps.iter().filter_map(acts_on).collect();
         let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
-        let warming = targets.into_iter().map(|(id, actions)| async move {
+        let warming = targets.into_iter().map(|id| async move {
             let Ok(target) = self.engine.target(id) else { return };
             if let Ok(provider) = self.engine.registry.of(&target) {
-                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, &actions, deadline)).await;
+                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, deadline)).await;
             }
         });
         futures_util::future::join_all(warming).await;
+    }
+
+    /// Does what can be done ahead of the steps and makes nobody wait, at all targets at the same time.
+    async fn prepare(&self, section: &mut Section<'_>) -> Result<(), (StepId, NotDone)> {
+        let deadline = Instant::now() + self.engine.timeout.max(PREPARING);
+        let permit = &section.permit;
+        let preparing = section.steps.iter().filter_map(|step| match &step.work {
+            Work::Act { target, action } => {
+                Some(async move { (step, self.apply_ahead(target, action, permit, deadline).await) })
+            }
+            _ => None,
+        });
+        let mut failed = None;
+        for (step, outcome) in futures_util::future::join_all(preparing).await {
+            let (why, acted) = match outcome {
+                Ok(None) => continue,
+                Ok(Some(Outcome::Applied | Outcome::Seen(_))) => {
+                    section.prepared.insert(step.id.clone());
+                    continue;
+                }
+                Ok(Some(Outcome::Unknown(why))) => (why.to_string(), Acted::Unknown),
+                Ok(Some(Outcome::NotApplied(why))) => (why.to_string(), Acted::No),
+                Err(why) => (why, Acted::No),
+            };
+            let name = acts_on(step).map(TargetId::name).unwrap_or_default();
+            let why = NotDone { why: format!("{name}: {why}"), acted };
+            self.begin(step);
+            self.failed_quietly(step, Duration::ZERO, &why);
+            failed.get_or_insert((step.id.clone(), why));
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Every step as soon as those before it are done.

@@ -9,9 +9,12 @@ use tokio::time::Instant;
 use super::run::{Run, Trouble};
 use crate::event::{Event, StepOutcome, WaitCause};
 use crate::journal::{Permit, Record, StoreError};
-use crate::model::{Action, Condition, Facts, TargetId};
+use crate::model::{Action, Condition, Facts, TargetId, Unreachable};
 use crate::plan::{Assumption, Step, Work};
 use crate::provider::Outcome;
+
+/// How much longer than its deadline a provider may take before it is given up: it should have ended by itself.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// How far an attempt came that ended badly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,13 +198,28 @@ impl Run {
     ) -> Result<Outcome, String> {
         let target = self.engine.target(id)?;
         let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
-        let grace = Duration::from_millis(250);
-        match tokio::time::timeout_at(deadline + grace, provider.apply(&target, action, permit, deadline)).await {
+        match tokio::time::timeout_at(deadline + GRACE, provider.apply(&target, action, permit, deadline)).await {
             Ok(outcome) => Ok(outcome),
-            Err(_) => Ok(Outcome::Unknown(crate::model::Unreachable::new(
-                "no end by the deadline",
-                format!("{} at {id}", action.verb()),
-            ))),
+            Err(_) => Ok(no_end(id, action)),
+        }
+    }
+
+    /// Lets a provider do ahead of an action's turn what it can.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub(super) async fn apply_ahead(
+        &self,
+        id: &TargetId,
+        action: &Action,
+        permit: &Permit,
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, String> {
+        let target = self.engine.target(id)?;
+        let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
+        match tokio::time::timeout_at(deadline + GRACE, provider.prepare(&target, action, permit, deadline)).await {
+            Ok(outcome) => Ok(outcome),
+            Err(_) => Ok(Some(no_end(id, action))),
         }
     }
 
@@ -292,6 +310,10 @@ impl Run {
             self.tell(Event::RedundancyRestored { database, without });
         }
     }
+}
+
+fn no_end(id: &TargetId, action: &Action) -> Outcome {
+    Outcome::Unknown(Unreachable::new("no end by the deadline", format!("{} at {id}", action.verb())))
 }
 
 fn lost(why: StoreError) -> Trouble {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::run::{Run, Trouble};
 use crate::event::{Event, Residual, WaitCause};
 use crate::journal::Record;
-use crate::model::{Action, CLOSE_FRONTENDS, DrainThen, ForeignName, Span, TargetId, text::list};
+use crate::model::{Action, BackendServers, CLOSE_FRONTENDS, DrainThen, Span, TargetId, text::list};
 use crate::plan::{Step, Wait, live};
 use crate::provider::Outcome;
 
@@ -26,7 +26,7 @@ const LEAVING: Duration = Duration::from_secs(10);
 const PROGRESS_PART: u32 = 500;
 const PROGRESS_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-type Servers = BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>;
+type Servers = BTreeMap<TargetId, BackendServers>;
 
 impl Run {
     /// Waits as a step says.
@@ -231,7 +231,7 @@ fn count(live: &crate::model::Live, servers: &Servers, cut: bool) -> (Vec<Residu
         let Some(facts) = facts else { continue };
         for (backend, names) in backends {
             let Some(Some(found)) = facts.backends.get(backend) else { continue };
-            for name in names {
+            for name in names.iter() {
                 let sessions = found.servers.get(name).map_or(0, |server| server.sessions);
                 if sessions > 0 {
                     let (proxy, backend, server) = (proxy.clone(), backend.clone(), name.clone());

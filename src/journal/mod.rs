@@ -2,8 +2,10 @@
 //!
 //! May use `model` and `plan`. Must not know how records are stored: that is behind [`Store`].
 
+mod prune;
 mod record;
 
+pub use prune::{Pruned, Pruning};
 pub use record::{Entry, Hold, Record, RunEnd, RunId, RunSummary};
 
 use std::collections::BTreeSet;

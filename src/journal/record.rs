@@ -227,9 +227,4 @@ impl RunSummary {
     pub fn is_running(&self, now: Timestamp) -> bool {
         self.leased_until.is_some_and(|until| now < until)
     }
-
-    /// True if forgetting it could cost somebody something: it runs, can be gone on with, or a human must look.
-    pub fn is_needed(&self, now: Timestamp) -> bool {
-        self.is_running(now) || matches!(self.end, None | Some(RunEnd::Stopped | RunEnd::Stuck))
-    }
 }

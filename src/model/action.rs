@@ -2,6 +2,7 @@
 //! journalled and undone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,13 @@ impl<T: Clone> FromTo<T> {
     }
 }
 
+/// What is said of servers of a proxy, by backend. Most proxies are set alike, and a stage begins as the one before it ended: a large plan
+/// says the same of a backend many times and keeps it once.
+pub type Backends<T> = BTreeMap<ForeignName, Arc<BTreeMap<ForeignName, T>>>;
+
+/// Servers of a proxy by backend; kept once likewise.
+pub type BackendServers = BTreeMap<ForeignName, Arc<BTreeSet<ForeignName>>>;
+
 /// A database member as its peers reach it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
@@ -56,12 +64,12 @@ pub enum Action {
     /// Proxy: set weight and admission of servers in one session.
     SetShare {
         /// The servers by backend.
-        backends: BTreeMap<ForeignName, BTreeMap<ForeignName, FromTo<ServerSetting>>>,
+        backends: Backends<FromTo<ServerSetting>>,
     },
     /// Proxy: end the running sessions of servers.
     CutSessions {
         /// The servers by backend.
-        backends: BTreeMap<ForeignName, BTreeSet<ForeignName>>,
+        backends: BackendServers,
     },
     /// Pooler: hold clients back once their transactions have ended.
     Pause {
@@ -195,17 +203,17 @@ pub enum Condition {
     /// Proxy: servers are set so.
     Servers {
         /// The servers by backend.
-        backends: BTreeMap<ForeignName, BTreeMap<ForeignName, ServerSetting>>,
+        backends: Backends<ServerSetting>,
     },
     /// Proxy: its own health check finds the servers up.
     ServersUp {
         /// The servers by backend.
-        backends: BTreeMap<ForeignName, BTreeSet<ForeignName>>,
+        backends: BackendServers,
     },
     /// Proxy: at most so many sessions run on servers, all together.
     SessionsAtMost {
         /// The servers by backend.
-        backends: BTreeMap<ForeignName, BTreeSet<ForeignName>>,
+        backends: BackendServers,
         /// How many.
         limit: u64,
     },

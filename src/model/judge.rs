@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::action::Condition;
+use super::action::{Backends, Condition};
 use super::facts::{Facts, MemberFacts, Operational, ProxyFacts, Role};
 use super::name::ForeignName;
 use super::pooler::PoolFacts;
@@ -45,7 +45,7 @@ impl Condition {
             }
             (Self::ServersUp { backends }, Facts::Proxy(facts)) => {
                 for (backend, servers) in backends {
-                    for name in servers {
+                    for name in servers.iter() {
                         match server(facts, backend, name)?.operational {
                             Operational::Up => {}
                             Operational::Down => return found(format!("{backend}/{name} fails its health check")),
@@ -61,7 +61,7 @@ impl Condition {
             (Self::SessionsAtMost { backends, limit }, Facts::Proxy(facts)) => {
                 let mut sessions = 0;
                 for (backend, servers) in backends {
-                    for name in servers {
+                    for name in servers.iter() {
                         sessions += server(facts, backend, name)?.sessions;
                     }
                 }
@@ -202,9 +202,7 @@ fn streaming_to(facts: &MemberFacts, replicas: &BTreeSet<String>) -> Result<(), 
     }
 }
 
-fn each<T>(
-    backends: &BTreeMap<ForeignName, BTreeMap<ForeignName, T>>,
-) -> impl Iterator<Item = (&ForeignName, &ForeignName, &T)> {
+fn each<T>(backends: &Backends<T>) -> impl Iterator<Item = (&ForeignName, &ForeignName, &T)> {
     backends.iter().flat_map(|(backend, servers)| servers.iter().map(move |(name, value)| (backend, name, value)))
 }
 

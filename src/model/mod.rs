@@ -17,7 +17,7 @@ pub mod settings;
 pub mod span;
 pub mod text;
 
-pub use action::{Action, CLOSE_FRONTENDS, Condition, FromTo, Peer, SAVE_STATE, Scope};
+pub use action::{Action, BackendServers, Backends, CLOSE_FRONTENDS, Condition, FromTo, Peer, SAVE_STATE, Scope};
 pub use declared::*;
 pub use facts::*;
 pub use judge::Mismatch;

@@ -1,11 +1,8 @@
 //! Values as operators read them, the same in plans, messages and reports.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::action::Condition;
+use super::action::{BackendServers, Condition};
 use super::declared::PrimaryPlace;
 use super::facts::RecordSet;
-use super::name::ForeignName;
 
 /// A record set: `10.10.0.80, 10.20.0.80 (TTL 30s)`, or `absent`.
 pub fn record_set(set: Option<&RecordSet>) -> String {
@@ -82,7 +79,7 @@ pub fn place(at: &PrimaryPlace) -> &str {
 }
 
 /// Servers of backends: `orderform/west-app1 and orderform/west-app2`.
-pub fn servers(backends: &BTreeMap<ForeignName, BTreeSet<ForeignName>>) -> String {
+pub fn servers(backends: &BackendServers) -> String {
     list(backends.iter().flat_map(|(backend, names)| names.iter().map(move |name| format!("{backend}/{name}"))))
 }
 

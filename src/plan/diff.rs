@@ -2,18 +2,19 @@
 
 mod confirmed;
 mod dns;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use self::shares::movements;
 use super::desired::{Desired, OutBecause, Refusal};
 use super::followers;
-use super::live::{self, backend_of};
-use super::weights::{Participant, effective, nearest};
+use super::live;
+use super::weights::Participant;
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
-    Percent, RecordKey, RecordSet, Role, Route, Saved, ServerSetting, Service, ServiceName, TargetId, TargetKind,
-    ZoneName,
+    Percent, RecordKey, RecordSet, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
 };
 use crate::topology::Topology;
 
@@ -28,24 +29,22 @@ pub struct RecordsChange {
     pub sets: BTreeMap<RecordKey, FromTo<Option<RecordSet>>>,
 }
 
-/// A service whose share differs at one proxy.
+/// A service whose share differs, at proxies that are set alike.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShareChange {
-    /// The proxy.
-    pub proxy: TargetId,
+    /// The proxies, each with the name of the service's backend there.
+    pub at: Vec<(TargetId, ForeignName)>,
     /// The service.
     pub service: ServiceName,
-    /// Its backend there.
-    pub backend: ForeignName,
     /// Its servers; alike at every proxy.
     pub participants: Arc<BTreeMap<ForeignName, Participant>>,
     /// How they are set now.
-    pub settings: BTreeMap<ForeignName, ServerSetting>,
+    pub settings: Arc<BTreeMap<ForeignName, ServerSetting>>,
     /// Shares now and wanted.
     pub shares: FromTo<BTreeMap<FacilityName, Percent>>,
     /// The servers' admission that is wanted; alike at every proxy.
     pub admissions: Arc<BTreeMap<ForeignName, Admission>>,
-    /// The proxy's largest weight.
+    /// The proxies' largest weight.
     pub max_weight: u32,
 }
 
@@ -121,7 +120,7 @@ pub struct Changes {
     pub shares: Vec<ShareChange>,
     /// Of what proxies find after a reload; those with other changes are saved with them.
     pub saves: Vec<SaveChange>,
-    /// Of databases.
+    /// Of databases, by their names in order.
     pub primaries: Vec<PrimaryChange>,
     /// Of jobs.
     pub jobs: Vec<JobChange>,
@@ -147,6 +146,12 @@ impl Changes {
             && self.follows.is_empty()
     }
 
+    /// The move of a database's primary.
+    pub fn primary_of(&self, database: &DatabaseName) -> Option<&PrimaryChange> {
+        let at = self.primaries.binary_search_by(|change| change.database.cmp(database));
+        at.ok().and_then(|index| self.primaries.get(index))
+    }
+
     /// One line for each thing that differs, sorted, for `status`.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -161,13 +166,15 @@ impl Changes {
             }
         }
         for change in &self.shares {
-            lines.push(format!(
-                "share of {} at {} is {}, should be {}",
-                change.service,
-                change.proxy.name(),
-                shares_text(&change.shares.from),
-                shares_text(&change.shares.to)
-            ));
+            for (proxy, _) in &change.at {
+                lines.push(format!(
+                    "share of {} at {} is {}, should be {}",
+                    change.service,
+                    proxy.name(),
+                    shares_text(&change.shares.from),
+                    shares_text(&change.shares.to)
+                ));
+            }
         }
         for change in &self.saves {
             lines.push(format!("{}: {}", change.proxy.name(), change.why));
@@ -214,9 +221,6 @@ pub fn shares_text(shares: &BTreeMap<FacilityName, Percent>) -> String {
     shares.join(", ")
 }
 
-/// A proxy's share that is off by so much is different: weights are whole numbers, so that some distance there always is.
-const SHARE_OFF: Percent = Percent::ONE;
-
 /// Compares. A target that did not answer is a refusal, never taken for absent.
 ///
 /// # Errors
@@ -234,9 +238,6 @@ pub fn diff(topology: &Topology, desired: &Desired, live: &Live) -> (Changes, Ve
     diff.changes.postponed.dedup();
     (diff.changes, diff.refusals)
 }
-
-/// Which servers are to get requests.
-type Admissions = Arc<BTreeMap<ForeignName, Admission>>;
 
 struct Diff<'a> {
     topology: &'a Topology,
@@ -271,86 +272,6 @@ impl Diff<'_> {
                 ));
             }
         }
-    }
-
-    fn shares(&mut self) {
-        let wanted: Vec<_> =
-            self.topology.services.values().map(|service| (service, self.admissions(service))).collect();
-        for proxy in self.topology.proxies.values() {
-            let Some(facts) = live::proxy(self.live, &proxy.target.id) else { continue };
-            for (service, (participants, admissions)) in &wanted {
-                let (name, backend) = (proxy.target.id.name(), backend_of(proxy, service));
-                let Some(Some(found)) = facts.backends.get(backend) else {
-                    self.refuse(
-                        format!("{name} has no backend {backend} for {}", service.name),
-                        format!("name it under `proxies.{name}.backends`, or configure it at the proxy"),
-                    );
-                    continue;
-                };
-                let missing: Vec<&ForeignName> =
-                    participants.keys().filter(|server| !found.servers.contains_key(*server)).collect();
-                if !missing.is_empty() {
-                    self.refuse(
-                        format!("backend {backend} of {name} lacks {}", crate::model::text::list(missing)),
-                        "every proxy lists the servers of all facilities: add them there, under the names of the topology",
-                    );
-                    continue;
-                }
-                let settings: BTreeMap<ForeignName, ServerSetting> = found
-                    .servers
-                    .iter()
-                    .filter(|(server, _)| participants.contains_key(*server))
-                    .map(|(server, facts)| (server.clone(), facts.setting))
-                    .collect();
-                let Some(to) = self.desired.shares.get(&service.name) else { continue };
-                let from = effective(participants, &settings);
-                let off = to.iter().any(|(facility, share)| {
-                    let found = from.get(facility).copied().unwrap_or_default();
-                    found.distance(*share) >= SHARE_OFF || (found == Percent::ZERO) != (*share == Percent::ZERO)
-                });
-                // What no weights come nearer to is as it should be.
-                let off = off && from != nearest(participants, to, facts.capabilities.max_weight);
-                let differs = settings
-                    .iter()
-                    .any(|(server, setting)| admissions.get(server).is_some_and(|wanted| *wanted != setting.admission));
-                if (off || differs) && !facts.writable {
-                    self.refuse(
-                        format!("the runtime API of {name} lets us look, not change anything"),
-                        "add `level admin` to its `stats socket` line and reload it",
-                    );
-                    break;
-                }
-                if off || differs {
-                    self.changes.shares.push(ShareChange {
-                        proxy: proxy.target.id.clone(),
-                        service: service.name.clone(),
-                        backend: backend.clone(),
-                        participants: Arc::clone(participants),
-                        settings,
-                        shares: FromTo { from, to: to.clone() },
-                        admissions: Arc::clone(admissions),
-                        max_weight: facts.capabilities.max_weight,
-                    });
-                }
-            }
-            let changed = self.changes.shares.last().is_some_and(|change| change.proxy == proxy.target.id);
-            if let (Saved::Outdated(why), false) = (&facts.saved, changed) {
-                let backends = facts.backends.keys().cloned().collect();
-                self.changes.saves.push(SaveChange { proxy: proxy.target.id.clone(), backends, why: why.clone() });
-            }
-        }
-    }
-
-    /// A service's servers, and which of them are to get requests.
-    fn admissions(&self, service: &Service) -> (Arc<BTreeMap<ForeignName, Participant>>, Admissions) {
-        let participants = live::participants(service);
-        let admission = |participant: &Participant| {
-            let serves = self.desired.serving.contains(&participant.facility);
-            if serves { Admission::Ready } else { Admission::Maint }
-        };
-        let admissions =
-            participants.iter().map(|(server, participant)| (server.clone(), admission(participant))).collect();
-        (Arc::new(participants), Arc::new(admissions))
     }
 
     fn databases(&mut self) {
@@ -487,25 +408,4 @@ impl Diff<'_> {
             }
         }
     }
-}
-
-/// The facilities whose servers gain or lose admission by these changes: (entering, leaving).
-pub fn movements(changes: &Changes) -> (BTreeSet<FacilityName>, BTreeSet<FacilityName>) {
-    let (mut entering, mut leaving) = (BTreeSet::new(), BTreeSet::new());
-    for change in &changes.shares {
-        for (server, participant) in change.participants.iter() {
-            let Some(now) = change.settings.get(server) else { continue };
-            match (now.admission, change.admissions.get(server)) {
-                (Admission::Drain | Admission::Maint, Some(Admission::Ready)) => {
-                    entering.insert(participant.facility.clone());
-                }
-                // One that is drained already still has sessions to end, and is to rest.
-                (Admission::Ready | Admission::Drain, Some(Admission::Maint)) => {
-                    leaving.insert(participant.facility.clone());
-                }
-                _ => {}
-            }
-        }
-    }
-    (entering, leaving)
 }

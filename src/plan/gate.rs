@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::live;
 use super::preflight::Objection;
 use crate::model::{
-    AppServer, BackendFacts, FacilityName, ForeignName, Live, MemberFacts, Percent, Policy, ProxyFacts, Rate, Role,
-    Service, TargetId,
+    AppServer, BackendFacts, BackendServers, FacilityName, ForeignName, Live, MemberFacts, Percent, Policy, ProxyFacts,
+    Rate, Role, Service, TargetId,
 };
 
 /// What a gate says.
@@ -143,10 +143,7 @@ pub struct Sample {
 pub type Samples = BTreeMap<ForeignName, BTreeMap<TargetId, Sample>>;
 
 /// What the proxies that answered report of watched backends. Server errors count (5xx); what clients did wrong does not.
-pub fn sample(
-    proxies: &BTreeMap<TargetId, &ProxyFacts>,
-    watched: &BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>,
-) -> Samples {
+pub fn sample(proxies: &BTreeMap<TargetId, &ProxyFacts>, watched: &BTreeMap<TargetId, BackendServers>) -> Samples {
     let mut samples = Samples::new();
     for (proxy, backends) in watched {
         for (name, servers) in backends {

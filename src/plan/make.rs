@@ -1,6 +1,7 @@
 //! Making a plan: desired, diff, preflight, order, document. Pure: moments and names come in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -152,8 +153,9 @@ fn persistence_notes(topology: &Topology, changes: &Changes, live: &Live, notes:
     let volatile: BTreeSet<&str> = changes
         .shares
         .iter()
-        .filter(|change| live::proxy(live, &change.proxy).is_some_and(|facts| !facts.capabilities.persistent))
-        .map(|change| change.proxy.name())
+        .flat_map(|change| &change.at)
+        .filter(|(proxy, _)| live::proxy(live, proxy).is_some_and(|facts| !facts.capabilities.persistent))
+        .map(|(proxy, _)| proxy.name())
         .collect();
     if !volatile.is_empty() && !topology.proxies.is_empty() {
         notes.push(format!(
@@ -231,8 +233,10 @@ fn facts(topology: &Topology, changes: Changes, live: &Live) -> Vec<Assumption> 
     }
     let mut proxies = BTreeMap::new();
     for change in changes.shares {
-        let backends: &mut BTreeMap<_, _> = proxies.entry(change.proxy).or_default();
-        backends.insert(change.backend, change.settings);
+        for (proxy, backend) in change.at {
+            let backends: &mut BTreeMap<_, _> = proxies.entry(proxy).or_default();
+            backends.insert(backend, Arc::clone(&change.settings));
+        }
     }
     facts.extend(proxies.into_iter().map(|(proxy, backends)| Assumption::on(&proxy, Condition::Servers { backends })));
     for change in &changes.primaries {

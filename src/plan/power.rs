@@ -24,7 +24,7 @@ pub(super) struct Parting<'a> {
 
 /// Where a database's primary is at the end of a plan.
 fn final_primary(database: &Database, changes: &Changes, live: &Live) -> Option<Peer> {
-    if let Some(change) = changes.primaries.iter().find(|change| change.database == database.name) {
+    if let Some(change) = changes.primary_of(&database.name) {
         return Some(change.to.clone());
     }
     let id = live::primary(database, live)?;
@@ -34,7 +34,7 @@ fn final_primary(database: &Database, changes: &Changes, live: &Live) -> Option<
 
 /// The names that commits wait for at the end of a plan.
 fn final_names(database: &Database, changes: &Changes, live: &Live) -> String {
-    let moved = changes.primaries.iter().find(|change| change.database == database.name);
+    let moved = changes.primary_of(&database.name);
     let at = moved.map(|change| change.from.member.clone()).or_else(|| live::primary(database, live));
     let names = at.and_then(|id| live::member(live, &id)).map(|facts| facts.synchronous_names.clone());
     let names = names.unwrap_or_default();
@@ -62,12 +62,15 @@ pub(super) fn leaving<'a>(
 ) -> Vec<Parting<'a>> {
     let parting = |database: &'a Database| {
         let members = members_in(database, &desired.power_down);
+        if members.is_empty() {
+            return None;
+        }
         let primary = final_primary(database, changes, live)?;
         let stays = members.iter().all(|target| target.id != primary.member);
         let from = final_names(database, changes, live);
         let to = synchronous::without(&from, &names(&members));
         let synchronous = FromTo { from, to };
-        (stays && !members.is_empty()).then_some(Parting { database, primary, members, synchronous })
+        stays.then_some(Parting { database, primary, members, synchronous })
     };
     topology.databases.values().filter_map(parting).collect()
 }
@@ -78,6 +81,9 @@ pub(super) fn coming<'a>(topology: &'a Topology, desired: &Desired, live: &Live)
         desired.powered_off.keys().filter(|facility| !desired.power_up.contains(*facility)).cloned().collect();
     let parting = |database: &'a Database| {
         let members = members_in(database, &desired.power_up);
+        if members.is_empty() {
+            return None;
+        }
         let id = live::primary(database, live)?;
         let address = database.members.get(id.name())?.target.address.clone();
         let off = members_in(database, &still_off);
@@ -92,7 +98,7 @@ pub(super) fn coming<'a>(topology: &'a Topology, desired: &Desired, live: &Live)
         };
         let synchronous = FromTo { from: now, to: synchronous::without(&before, &names(&off)) };
         let primary = Peer { member: id, address };
-        (!members.is_empty()).then_some(Parting { database, primary, members, synchronous })
+        Some(Parting { database, primary, members, synchronous })
     };
     topology.databases.values().filter_map(parting).collect()
 }

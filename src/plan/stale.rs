@@ -1,6 +1,7 @@
 //! Is a saved plan still about the world as it is? Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -54,7 +55,7 @@ fn parts(condition: &Condition) -> Vec<Condition> {
                 .iter()
                 .flat_map(|(backend, servers)| servers.iter().map(move |(server, setting)| (backend, server, setting)));
             all.map(|(backend, server, setting)| Condition::Servers {
-                backends: BTreeMap::from([(backend.clone(), BTreeMap::from([(server.clone(), *setting)]))]),
+                backends: BTreeMap::from([(backend.clone(), Arc::new(BTreeMap::from([(server.clone(), *setting)])))]),
             })
             .collect()
         }

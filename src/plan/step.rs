@@ -1,13 +1,13 @@
 //! The nouns of a plan: steps, gates, waits, and what each relies on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::intent::HoldKind;
 use crate::model::{
-    Action, Condition, DatabaseName, DrainThen, FacilityName, ForeignName, Percent, ServiceName, Span, TargetId,
+    Action, BackendServers, Condition, DatabaseName, DrainThen, FacilityName, Percent, ServiceName, Span, TargetId,
 };
 
 /// Identity of a step within its plan, such as `share.orderform.west-lb1.10%`: readable, unique, stable for the same input.
@@ -152,7 +152,7 @@ pub enum Gate {
         /// Requests that a sample needs; below it active probes are the sample.
         min_sample: u64,
         /// The backends that are watched, at each proxy, with the servers that serve.
-        watched: BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>,
+        watched: BTreeMap<TargetId, BackendServers>,
     },
     /// Nothing of a facility answers any more, by its own protocol: whatever its hosts say.
     Off {
@@ -180,7 +180,7 @@ pub enum Wait {
     /// Sessions to end on their own.
     Sessions {
         /// The servers at each proxy and backend.
-        servers: BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>,
+        servers: BTreeMap<TargetId, BackendServers>,
         /// How long at most.
         deadline: Span,
         /// What happens to those that remain.
@@ -206,7 +206,7 @@ pub struct Stage {
 
 /// The time until the last of the steps that `count` has ended, by the longest chain of needs.
 pub(super) fn longest_chain(steps: &[Step], count: impl Fn(&Step) -> bool) -> Span {
-    let mut ends = BTreeMap::new();
+    let mut ends = HashMap::with_capacity(steps.len());
     let mut last = std::time::Duration::ZERO;
     for step in steps {
         let begin = step.needs.iter().filter_map(|need| ends.get(need)).copied().max().unwrap_or_default();

@@ -316,7 +316,7 @@ impl Switchover<'_> {
             .after(pooler, paused(true))
             .undone_by(resume, paused(false))
             .section(&self.section)
-            .takes(Span::millis(20), Span(self.stall.0 / 4))
+            .takes(Span::millis(20), Span(self.stall.0 * 2 / 5))
             .needs(needs);
             let pause = builder.push(pause);
             written.insert(self.write_route(builder, pooler, &After::from([pause.clone()])));

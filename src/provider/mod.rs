@@ -57,6 +57,14 @@ pub trait Provider: Send + Sync {
     /// the protocol can tell.
     async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome;
 
+    /// Does what may be done for an action of a critical section ahead of its turn and makes nobody wait, so that it takes less time
+    /// then. None where nothing was changed; else the action's undo takes it back, also if the action was never carried out. What fails
+    /// leaves nothing behind.
+    async fn prepare(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Option<Outcome> {
+        let _ = (target, action, permit, deadline);
+        None
+    }
+
     /// Reads what `condition` is about, by another path than [`apply`](Self::apply) where there is one, again and again until it
     /// holds or the deadline passes, and returns the last facts: the engine judges them. Polls as fast as is harmless: 1 ms on an
     /// open session, 20 ms where each question costs the target work.
@@ -68,10 +76,10 @@ pub trait Provider: Send + Sync {
         None
     }
 
-    /// Opens what [`apply`](Self::apply) will need for these actions, so that a following critical section loses no time; errors show
-    /// there. Changes nothing.
-    async fn warm_up(&self, target: &Target, actions: &[&Action], deadline: Instant) {
-        let _ = (target, actions, deadline);
+    /// Opens what [`apply`](Self::apply) will need, so that a following critical section loses no time; errors show there. Changes
+    /// nothing.
+    async fn warm_up(&self, target: &Target, deadline: Instant) {
+        let _ = (target, deadline);
     }
 }
 

@@ -90,11 +90,11 @@ fn action_details(action: &Action) -> Vec<Text> {
         }
         Action::SetShare { backends } => {
             // Servers that change alike first, then backends in which the same servers change alike.
-            let changes = backends.iter().map(|(backend, servers)| (backend, alike(servers)));
+            let changes = backends.iter().map(|(backend, servers)| (backend, alike(servers.iter())));
             alike(changes).into_iter().map(|(backends, changes)| settings(&backends, &changes)).collect()
         }
         Action::CutSessions { backends } => {
-            backends.iter().map(|(backend, servers)| format!("{backend}: {}", list(servers)).into()).collect()
+            backends.iter().map(|(backend, servers)| format!("{backend}: {}", list(servers.iter())).into()).collect()
         }
         Action::WriteRoute { database, route }
         | Action::RestoreRoute { database, route }

@@ -9,6 +9,7 @@ mod layout;
 mod plan;
 mod progress;
 mod run;
+mod runs;
 #[cfg(test)]
 mod sample;
 mod status;
@@ -17,6 +18,10 @@ mod text;
 pub use plan::{Detail, Form, PlanAnswer, answer, stale};
 pub use progress::{Json, Live, Plain, Reporter};
 pub use run::run;
+pub use runs::{
+    RecordLine, RunLine, State, Story, Titles, prunable, pruned_json, runs, runs_json, story, story_html, story_json,
+    story_markdown,
+};
 pub use status::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView, status};
 pub use status::{DesiredShares, StatusData, prometheus};
 pub use text::{Style, failed};

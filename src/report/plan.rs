@@ -8,6 +8,7 @@ mod markdown;
 mod mermaid;
 
 pub use answer::{Form, PlanAnswer, answer, stale};
+pub(super) use markdown::{escaped, row};
 
 use super::describe;
 use super::layout::{Group, Tree, layout};

@@ -291,6 +291,11 @@ pub(crate) fn duration(duration: std::time::Duration) -> String {
     }
 }
 
+/// Milliseconds as a human says them.
+pub(crate) fn duration_ms(millis: u64) -> String {
+    duration(std::time::Duration::from_millis(millis))
+}
+
 /// A command that is not broken over two lines.
 pub(crate) fn command(command: &str) -> String {
     command.replace(' ', "\u{a0}")

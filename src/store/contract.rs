@@ -261,14 +261,12 @@ pub async fn a_list_says_who_is_at_work_and_when_they_were_last_heard(bench: imp
     let [listed] = store.runs().await.unwrap().try_into().unwrap();
     assert_eq!((listed.title.as_str(), listed.started, listed.last), ("drain west", moment(0), moment(20)));
     assert!(listed.is_running(moment(49)) && !listed.is_running(moment(51)), "{listed:?}");
-    assert!(listed.is_needed(moment(51)));
     let sequences = |entries: Vec<Entry>| entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>();
     assert_eq!(sequences(store.records_from(&run("1"), 1).await.unwrap()), [1]);
     assert_eq!(sequences(store.records_from(&run("1"), 2).await.unwrap()), [0; 0]);
     store.end(&lease, &entry(2, 21, end(&[]))).await.unwrap();
     let [listed] = store.runs().await.unwrap().try_into().unwrap();
     assert_eq!((listed.last, listed.end, listed.leased_until), (moment(21), Some(RunEnd::Done), None));
-    assert!(!listed.is_needed(moment(22)));
 }
 
 pub async fn only_runs_that_are_over_are_pruned_and_their_plans_stay_used(bench: impl Bench) {

@@ -104,7 +104,7 @@ impl Proxy {
     /// Waits until it answers and finds its servers up.
     async fn up(&self) {
         let up = Condition::ServersUp {
-            backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into(), "b".into()]))]),
+            backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into(), "b".into()]).into())]),
         };
         match provider().verify(&self.target(), &up, soon()).await {
             Observed::Known { value, .. } => up.holds(&value).unwrap(),
@@ -197,13 +197,14 @@ fn maint(weight: u32) -> ServerSetting {
 }
 
 fn set<const N: usize>(backend: &str, servers: [(&str, ServerSetting, ServerSetting); N]) -> Action {
-    let servers = servers.into_iter().map(|(name, from, to)| (name.into(), FromTo { from, to })).collect();
-    Action::SetShare { backends: BTreeMap::from([(backend.into(), servers)]) }
+    let servers: BTreeMap<_, _> =
+        servers.into_iter().map(|(name, from, to)| (name.into(), FromTo { from, to })).collect();
+    Action::SetShare { backends: BTreeMap::from([(backend.into(), servers.into())]) }
 }
 
 fn are<const N: usize>(servers: [(&str, ServerSetting); N]) -> Condition {
-    let servers = servers.into_iter().map(|(name, setting)| (name.into(), setting)).collect();
-    Condition::Servers { backends: BTreeMap::from([("web".into(), servers)]) }
+    let servers: BTreeMap<_, _> = servers.into_iter().map(|(name, setting)| (name.into(), setting)).collect();
+    Condition::Servers { backends: BTreeMap::from([("web".into(), servers.into())]) }
 }
 
 #[async_trait]
@@ -356,7 +357,7 @@ async fn without_admin_level_it_reads_and_says_what_is_missing() {
 async fn what_cannot_be_set_is_refused_by_name() {
     let proxy = Proxy::start().await;
     let cut = |servers: [&str; 1]| Action::CutSessions {
-        backends: BTreeMap::from([("web".into(), servers.map(Into::into).into())]),
+        backends: BTreeMap::from([("web".into(), BTreeSet::from(servers.map(Into::into)).into())]),
     };
     let before = proxy.comparable(&Facts::Proxy(proxy.facts().await));
     for (action, expected) in [

@@ -113,7 +113,7 @@ async fn a_deadline_is_unknown_and_never_a_hang<S: Subject>() {
     let subject = S::start().await;
     let (provider, permit) = (subject.provider(), common::permit().await);
     facts(&subject, &provider).await;
-    provider.warm_up(&subject.target(), &[&subject.action()], soon()).await;
+    provider.warm_up(&subject.target(), soon()).await;
     subject.hang().await;
     let began = Instant::now();
     let outcome =

@@ -173,7 +173,7 @@ async fn sessions_that_died_since_the_pause_do_not_keep_clients_from_going_on() 
             if matches!(action, Action::Redirect { .. }) {
                 assert_eq!(provider.apply(&target, &written, &permit, soon()).await, Outcome::Applied);
             }
-            provider.warm_up(&target, &[], soon()).await;
+            provider.warm_up(&target, soon()).await;
             if !matches!(action, Action::Pause { .. }) {
                 let pause = Action::Pause { database: database() };
                 assert_eq!(provider.apply(&target, &pause, &permit, soon()).await, Outcome::Applied);

@@ -192,14 +192,14 @@ async fn a_fence_that_waits_for_the_word_changes_nothing_before_it() {
     };
     // The word never comes: its provider is gone.
     let provider = Postgresql::new(pair.site.secrets(), Arc::new(Transport::new()));
-    provider.warm_up(&pair.a.target(), &[&fence], Instant::now() + Duration::from_secs(5)).await;
+    provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
     until(true).await;
     drop(provider);
     until(false).await;
     assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
     pair.a.sql("INSERT INTO ledger (id) VALUES (-9)");
     // It comes.
-    pair.provider.warm_up(&pair.a.target(), &[&fence], Instant::now() + Duration::from_secs(5)).await;
+    pair.provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
     until(true).await;
     pair.a.sql("INSERT INTO ledger (id) VALUES (-10)");
     let outcome = pair.apply(&pair.a, &fence, 10.0).await;

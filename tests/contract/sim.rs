@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use handover::model::{
-    Action, Admission, Condition, Facts, ForeignName, FromTo, HealthCheck, Observed, RecordKey, RecordSet, RecordType,
-    Scope, ServerSetting, Target, TargetId,
+    Action, Admission, Condition, Facts, FromTo, HealthCheck, Observed, RecordKey, RecordSet, RecordType, Scope,
+    ServerSetting, Target, TargetId,
 };
 use handover::provider::{Outcome, Provider};
 use handover::rehearse::sim::{Fault, Harm, Simulation, World};
@@ -162,14 +162,13 @@ mod proxy {
     }
 
     fn set<const N: usize>(servers: [(&str, ServerSetting, ServerSetting); N]) -> Action {
-        let servers = servers.into_iter().map(|(name, from, to)| (name.into(), FromTo { from, to })).collect();
-        Action::SetShare { backends: BTreeMap::from([("orders".into(), servers)]) }
+        let servers = servers.map(|(name, from, to)| (name.into(), FromTo { from, to }));
+        Action::SetShare { backends: BTreeMap::from([("orders".into(), Arc::new(servers.into()))]) }
     }
 
     fn are<const N: usize>(servers: [(&str, ServerSetting); N]) -> Condition {
-        let servers: BTreeMap<ForeignName, ServerSetting> =
-            servers.into_iter().map(|(name, setting)| (name.into(), setting)).collect();
-        Condition::Servers { backends: BTreeMap::from([("orders".into(), servers)]) }
+        let servers = servers.map(|(name, setting)| (name.into(), setting));
+        Condition::Servers { backends: BTreeMap::from([("orders".into(), Arc::new(servers.into()))]) }
     }
 
     const W: u32 = 100;
@@ -200,7 +199,7 @@ async fn faults_go_wrong_as_their_script_says() {
     let action = Action::SetShare {
         backends: BTreeMap::from([(
             "orders".into(),
-            BTreeMap::from([("west-app1".into(), FromTo { from: setting(100), to: setting(1) })]),
+            Arc::new([("west-app1".into(), FromTo { from: setting(100), to: setting(1) })].into()),
         )]),
     };
     fn setting(weight: u32) -> ServerSetting {
@@ -258,7 +257,8 @@ async fn an_application_server_is_only_read_and_its_health_shows_at_the_proxies(
     assert!(healthy.holds(seen.known().unwrap()).is_err());
     let proxy = Sim { target: proxy::target(&app.simulation), simulation: app.simulation.clone() };
     common::taken(&provider.apply(&proxy.target, &proxy::shifted(), &permit, soon()).await);
-    let up = Condition::ServersUp { backends: BTreeMap::from([("orders".into(), ["west-app1".into()].into())]) };
+    let servers = Arc::new(["west-app1".into()].into());
+    let up = Condition::ServersUp { backends: BTreeMap::from([("orders".into(), servers)]) };
     let seen = provider.verify(&proxy.target, &up, soon()).await;
     assert_eq!(up.holds(seen.known().unwrap()).unwrap_err().to_string(), "orders/west-app1 fails its health check");
     // The other server of the backend still answers a request through the proxy.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use handover::plan::{Intent, Planned, desired, diff, make, order};
 use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::healthy;
@@ -17,8 +18,8 @@ use crate::numbers::median;
 /// Sizes that are measured.
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 
-/// Plans made in one process; the median counts.
-const PLANS: usize = 5;
+/// Plans made in one process, of few targets and of many; the median counts.
+const PLANS: (usize, usize) = (50, 5);
 
 /// What one process measured.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ pub fn once(targets: usize) -> Result<Once> {
     let intent = Intent { drain: BTreeSet::from(["west".into()]), ..Intent::default() };
     let now: Timestamp = "2026-11-23T06:15:00Z".parse()?;
     let (mut plans, mut walls, mut cores, mut size) = (Vec::new(), Vec::new(), Vec::new(), (0, 0));
-    for _ in 0..PLANS {
+    for _ in 0..(PLANS.0 * SIZES[0] / targets.max(1)).clamp(PLANS.1, PLANS.0) {
         let (began, working) = (Instant::now(), processor_s()?);
         let planned = make(&topology, &intent, &[], &live, now);
         plans.push(processor_s()? - working);
@@ -108,9 +109,7 @@ pub fn once(targets: usize) -> Result<Once> {
 
 /// The time that this thread has had a processor: other work on the machine does not count.
 fn processor_s() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: u64 = text.split(' ').next().context("no schedstat")?.parse()?;
-    Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?).as_secs_f64())
 }
 
 fn peak_mib() -> Result<f64> {

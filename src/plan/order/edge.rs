@@ -1,22 +1,82 @@
 //! The edge: servers are admitted, shares shift in stages, sessions end, servers rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::{Backends, Order, ServersByProxy};
+use super::{Order, ServersByProxy};
 use crate::model::{
-    Action, Admission, Condition, DrainThen, FacilityName, ForeignName, FromTo, Percent, SAVE_STATE, ServerSetting,
-    ServiceName, Span, TargetId,
+    Action, Admission, Backends, Condition, DrainThen, FacilityName, ForeignName, FromTo, Percent, SAVE_STATE,
+    ServerSetting, ServiceName, Span, TargetId,
 };
 use crate::plan::build::{After, step};
 use crate::plan::diff::{ShareChange, shares_text};
 use crate::plan::step::{Gate, Step, Wait, Work};
 use crate::plan::weights::{between, weights};
 
-/// Shares and weights of services at one stage, by what they start from: most proxies start alike.
-type Alike<'a> = BTreeMap<
-    (&'a ServiceName, &'a BTreeMap<FacilityName, Percent>, u32),
-    (BTreeMap<FacilityName, Percent>, BTreeMap<ForeignName, u32>),
->;
+/// How the servers of a service are set, by name.
+type Setting = BTreeMap<ForeignName, ServerSetting>;
+
+/// What a step does to the servers of a service at one backend. It is the same at all proxies that are set alike.
+struct Move {
+    there: Arc<BTreeMap<ForeignName, FromTo<ServerSetting>>>,
+    back: Arc<BTreeMap<ForeignName, FromTo<ServerSetting>>>,
+    from: Arc<Setting>,
+    to: Arc<Setting>,
+}
+
+impl Move {
+    /// From what is predicted to what is wanted; none where nothing differs.
+    fn new(predicted: &Arc<Setting>, wanted: &Arc<Setting>) -> Option<Self> {
+        let there: BTreeMap<_, _> = wanted
+            .iter()
+            .filter_map(|(server, to)| {
+                let from = *predicted.get(server).unwrap_or(to);
+                (!from.same_effect(*to)).then_some((server.clone(), FromTo { from, to: *to }))
+            })
+            .collect();
+        if there.is_empty() {
+            return None;
+        }
+        let of = |setting: &Arc<Setting>, pick: fn(&FromTo<ServerSetting>) -> ServerSetting| {
+            let whole = there.len() == setting.len();
+            let part = || there.iter().map(|(server, change)| (server.clone(), pick(change))).collect();
+            if whole { Arc::clone(setting) } else { Arc::new(part()) }
+        };
+        Some(Self {
+            back: Arc::new(there.iter().map(|(server, change)| (server.clone(), change.reversed())).collect()),
+            from: of(predicted, |change| change.from),
+            to: of(wanted, |change| change.to),
+            there: Arc::new(there),
+        })
+    }
+}
+
+/// What a step does to one proxy.
+#[derive(Default)]
+struct ProxyMove {
+    there: Backends<FromTo<ServerSetting>>,
+    back: Backends<FromTo<ServerSetting>>,
+    from: Backends<ServerSetting>,
+    to: Backends<ServerSetting>,
+}
+
+impl ProxyMove {
+    fn add(&mut self, backend: &ForeignName, moved: &Move) {
+        let Move { there, back, from, to } = moved;
+        self.there.insert(backend.clone(), Arc::clone(there));
+        self.back.insert(backend.clone(), Arc::clone(back));
+        self.from.insert(backend.clone(), Arc::clone(from));
+        self.to.insert(backend.clone(), Arc::clone(to));
+    }
+
+    fn step(self, proxy: &TargetId, id: String, stage: usize, title: String) -> Step {
+        let (before, after) = (Condition::Servers { backends: self.from }, Condition::Servers { backends: self.to });
+        step(id, stage, title, Work::on(proxy, Action::SetShare { backends: self.there }))
+            .before(proxy, before.clone())
+            .after(proxy, after)
+            .undone_by(Action::SetShare { backends: self.back }, before)
+    }
+}
 
 impl<'a> Order<'a> {
     /// Servers of entering facilities out of maintenance, with weight 0 until the edge shifts; then proof that they work.
@@ -30,29 +90,24 @@ impl<'a> Order<'a> {
             vec![format!("nothing changes for users: the servers of {names} have weight 0")],
         );
         let mut done = After::new();
-        for (proxy, changes) in self.by_proxy() {
-            let mut backends: Backends<ServerSetting> = BTreeMap::new();
-            for change in changes {
-                let back = change.admissions.iter().filter(|(server, admission)| {
-                    **admission == Admission::Ready
-                        && change.settings.get(*server).is_some_and(|s| s.admission != Admission::Ready)
-                });
-                let servers: BTreeMap<_, _> = back
-                    .map(|(server, _)| (server.clone(), ServerSetting { weight: 0, admission: Admission::Ready }))
-                    .collect();
-                if !servers.is_empty() {
-                    backends.insert(change.backend.clone(), servers);
-                }
-            }
-            let up = keys(&backends);
-            let Some(set) = self.set_share(proxy, backends, format!("share.admit.{}", proxy.name()), stage) else {
-                continue;
-            };
+        let rest = ServerSetting { weight: 0, admission: Admission::Ready };
+        let back = |change: &ShareChange| -> Setting {
+            let out = |server| change.settings.get(server).is_some_and(|s| s.admission != Admission::Ready);
+            let back = change.admissions.iter().filter(|(server, to)| **to == Admission::Ready && out(*server));
+            back.map(|(server, _)| (server.clone(), rest)).collect()
+        };
+        let returning: Vec<Setting> = self.changes.shares.iter().map(back).collect();
+        let names_of = |setting: &Setting| Arc::new(setting.keys().cloned().collect::<BTreeSet<ForeignName>>());
+        let mut up = self.by_proxy(&returning.iter().map(names_of).collect::<Vec<_>>());
+        for (proxy, set) in self.set_shares(returning) {
+            let mut backends = up.remove(proxy).unwrap_or_default();
+            backends.retain(|_, servers| !servers.is_empty());
             let title = format!("{}: servers of {names} ready, weight 0", proxy.name());
-            let set = Step { title, ..set }
+            let set = set
+                .step(proxy, format!("share.admit.{}", proxy.name()), stage, title)
                 .why("They are health-checked again before they get requests.")
                 .needs(needs)
-                .after(proxy, Condition::ServersUp { backends: up })
+                .after(proxy, Condition::ServersUp { backends })
                 .takes(Span::secs(2), Span::secs(30));
             done.insert(self.builder.push(set));
         }
@@ -90,113 +145,62 @@ impl<'a> Order<'a> {
         After::from([id])
     }
 
-    fn by_proxy(&self) -> BTreeMap<&'a TargetId, Vec<&'a ShareChange>> {
-        let mut by_proxy: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for change in &self.changes.shares {
-            by_proxy.entry(&change.proxy).or_default().push(change);
+    /// What is said of each change of a share, by proxy and backend.
+    pub(super) fn by_proxy<T: Clone>(&self, of_changes: &[T]) -> BTreeMap<&'a TargetId, BTreeMap<ForeignName, T>> {
+        let mut by_proxy: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (change, of_change) in self.changes.shares.iter().zip(of_changes) {
+            for (proxy, backend) in &change.at {
+                by_proxy.entry(proxy).or_default().insert(backend.clone(), of_change.clone());
+            }
         }
         by_proxy
     }
 
-    /// A step that sets servers of one proxy, from what is predicted to what is wanted; none where nothing differs.
-    fn set_share(
-        &mut self,
-        proxy: &TargetId,
-        wanted: Backends<ServerSetting>,
-        id: String,
-        stage: usize,
-    ) -> Option<Step> {
-        let predicted = self.settings.entry(proxy.clone()).or_default();
-        let mut changed: Backends<FromTo<ServerSetting>> = BTreeMap::new();
-        for (backend, servers) in wanted {
-            let predicted = predicted.entry(backend.clone()).or_default();
-            let differs = |(server, to): (ForeignName, ServerSetting)| {
-                let from = predicted.insert(server.clone(), to).unwrap_or(to);
-                (!from.same_effect(to)).then_some((server, FromTo { from, to }))
-            };
-            let servers: BTreeMap<_, _> = servers.into_iter().filter_map(differs).collect();
-            if !servers.is_empty() {
-                changed.insert(backend, servers);
+    /// Sets servers, for each change of a share, from what is predicted to what is wanted; nothing for proxies where nothing differs.
+    fn set_shares(&mut self, wanted: Vec<Setting>) -> BTreeMap<&'a TargetId, ProxyMove> {
+        let mut by_proxy: BTreeMap<_, ProxyMove> = BTreeMap::new();
+        for ((change, predicted), wanted) in self.changes.shares.iter().zip(&mut self.settings).zip(wanted) {
+            let wanted = Arc::new(wanted);
+            if let Some(moved) = Move::new(predicted, &wanted) {
+                for (proxy, backend) in &change.at {
+                    by_proxy.entry(proxy).or_default().add(backend, &moved);
+                }
+            }
+            if wanted.len() == predicted.len() {
+                *predicted = wanted;
+            } else if !wanted.is_empty() {
+                Arc::make_mut(predicted).extend(wanted.iter().map(|(server, setting)| (server.clone(), *setting)));
             }
         }
-        if changed.is_empty() {
-            return None;
-        }
-        let side = |pick: fn(&FromTo<ServerSetting>) -> ServerSetting| Condition::Servers {
-            backends: map_settings(&changed, pick),
-        };
-        let (before, after) = (side(|change| change.from), side(|change| change.to));
-        let reversed = changed
-            .iter()
-            .map(|(backend, servers)| {
-                (backend.clone(), servers.iter().map(|(server, change)| (server.clone(), change.reversed())).collect())
-            })
-            .collect();
-        Some(
-            step(id, stage, String::new(), Work::on(proxy, Action::SetShare { backends: changed }))
-                .before(proxy, before.clone())
-                .after(proxy, after)
-                .undone_by(Action::SetShare { backends: reversed }, before),
-        )
+        by_proxy
     }
 
     /// Shares from where they are to where they should be, in stages, each watched before the next.
     pub(super) fn shift(&mut self, needs: &After) -> After {
-        let by_proxy = self.by_proxy();
-        let largest = self
-            .changes
-            .shares
-            .iter()
-            .flat_map(|change| {
-                change
-                    .shares
-                    .to
-                    .iter()
-                    .map(|(f, to)| change.shares.from.get(f).copied().unwrap_or_default().distance(*to))
-            })
-            .max();
+        let changes = &self.changes.shares;
+        let off = |change: &ShareChange| {
+            let FromTo { from, to } = &change.shares;
+            to.iter().map(|(f, to)| from.get(f).copied().unwrap_or_default().distance(*to)).max()
+        };
+        let largest = changes.iter().filter_map(off).max();
         let Some(largest) = largest else { return needs.clone() };
         let first = self.topology.policy.stages.first().copied().unwrap_or(Percent::FULL);
         let stages: Vec<Percent> =
             if largest <= first { vec![Percent::FULL] } else { self.topology.policy.stages.clone() };
+        let watched = self.servers_of(&self.desired.serving);
         let mut needs = needs.clone();
         for progress in stages {
             let last = progress == Percent::FULL;
+            let (texts, wanted): (Vec<_>, Vec<_>) =
+                changes.iter().map(|change| at_stage(change, progress, last)).unzip();
             let mut titles = BTreeSet::new();
             let mut steps = Vec::new();
-            let mut alike = Alike::new();
-            for (proxy, changes) in &by_proxy {
-                let mut wanted: Backends<ServerSetting> = BTreeMap::new();
-                let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-                for change in changes {
-                    let at_stage = || {
-                        let shares = between(&change.shares.from, &change.shares.to, progress);
-                        let weights = weights(&shares, &change.participants, change.max_weight);
-                        (shares, weights)
-                    };
-                    let start = (&change.service, &change.shares.from, change.max_weight);
-                    let (shares, weights) = alike.entry(start).or_insert_with(at_stage);
-                    let setting = |server: &ForeignName, weight: u32| {
-                        let leaving = change.admissions.get(server) != Some(&Admission::Ready);
-                        match change.settings.get(server) {
-                            // What is out already stays as it is.
-                            Some(now) if leaving && now.admission != Admission::Ready => *now,
-                            _ if leaving && last => ServerSetting { weight: 0, admission: Admission::Drain },
-                            _ => ServerSetting { weight, admission: Admission::Ready },
-                        }
-                    };
-                    let servers =
-                        weights.iter().map(|(server, weight)| (server.clone(), setting(server, *weight))).collect();
-                    wanted.insert(change.backend.clone(), servers);
-                    texts.entry(shares_text(shares)).or_default().push(change.service.to_string());
-                }
-                let shares: Vec<String> =
-                    texts.iter().map(|(shares, services)| format!("{} → {shares}", services.join(", "))).collect();
-                let id = format!("share.{progress}.{}", proxy.name());
-                if let Some(set) = self.set_share(proxy, wanted, id, 0) {
-                    titles.extend(shares.iter().cloned());
-                    steps.push(Step { title: format!("{}: {}", proxy.name(), shares.join("; ")), ..set });
-                }
+            let shares = self.share_texts(&texts);
+            for (proxy, set) in self.set_shares(wanted) {
+                let Some(shares) = shares.get(proxy) else { continue };
+                titles.extend(shares.iter().cloned());
+                let title = format!("{}: {}", proxy.name(), shares.join("; "));
+                steps.push(set.step(proxy, format!("share.{progress}.{}", proxy.name()), 0, title));
             }
             if steps.is_empty() {
                 continue;
@@ -209,9 +213,21 @@ impl<'a> Order<'a> {
                     .why("Each proxy lists the servers of all facilities; new requests follow the weights at once.");
                 done.insert(self.builder.push(set.needs(&needs)));
             }
-            needs = self.soak(stage, progress, &done);
+            needs = self.soak(stage, progress, watched.clone(), &done);
         }
         needs
+    }
+
+    /// The shares of each proxy at a stage, those of services that are shared alike together: `a, b → west 45%, east 55%`.
+    fn share_texts(&self, texts: &[String]) -> BTreeMap<&'a TargetId, Vec<String>> {
+        let mut by_proxy: BTreeMap<_, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+        for (change, text) in self.changes.shares.iter().zip(texts) {
+            for (proxy, _) in &change.at {
+                by_proxy.entry(proxy).or_default().entry(text.as_str()).or_default().push(change.service.as_str());
+            }
+        }
+        let line = |(shares, services): (&str, Vec<&str>)| format!("{} → {shares}", services.join(", "));
+        by_proxy.into_iter().map(|(proxy, texts)| (proxy, texts.into_iter().map(line).collect())).collect()
     }
 
     fn shift_text(&self) -> String {
@@ -225,18 +241,8 @@ impl<'a> Order<'a> {
         text
     }
 
-    fn soak(&mut self, stage: usize, progress: Percent, needs: &After) -> After {
+    fn soak(&mut self, stage: usize, progress: Percent, watched: ServersByProxy, needs: &After) -> After {
         let policy = &self.topology.policy;
-        let mut watched: ServersByProxy = BTreeMap::new();
-        for change in &self.changes.shares {
-            let serving = change
-                .participants
-                .iter()
-                .filter(|(_, participant)| self.desired.serving.contains(&participant.facility))
-                .map(|(server, _)| server.clone())
-                .collect();
-            watched.entry(change.proxy.clone()).or_default().insert(change.backend.clone(), serving);
-        }
         let gate = Gate::Soak {
             window: policy.soak,
             max_error_rate: policy.gates.max_error_rate,
@@ -261,25 +267,22 @@ impl<'a> Order<'a> {
         After::from([id])
     }
 
-    /// The servers of leaving facilities at each proxy.
-    fn leaving_servers(&self) -> ServersByProxy {
-        let mut servers: ServersByProxy = BTreeMap::new();
-        for change in &self.changes.shares {
-            let names: BTreeSet<ForeignName> = change
-                .participants
-                .iter()
-                .filter(|(_, participant)| self.leaving.contains(&participant.facility))
-                .map(|(server, _)| server.clone())
-                .collect();
-            if !names.is_empty() {
-                servers.entry(change.proxy.clone()).or_default().insert(change.backend.clone(), names);
-            }
-        }
-        servers
+    /// The servers of these facilities at each proxy.
+    fn servers_of(&self, facilities: &BTreeSet<FacilityName>) -> ServersByProxy {
+        let here = |change: &ShareChange| {
+            let servers = change.participants.iter().filter(|(_, server)| facilities.contains(&server.facility));
+            Arc::new(servers.map(|(name, _)| name.clone()).collect::<BTreeSet<ForeignName>>())
+        };
+        let servers: Vec<Arc<BTreeSet<ForeignName>>> = self.changes.shares.iter().map(here).collect();
+        self.by_proxy(&servers).into_iter().map(|(proxy, backends)| (proxy.clone(), backends)).collect()
     }
 
     pub(super) fn sessions(&mut self, needs: &After) -> After {
-        let servers = self.leaving_servers();
+        let mut servers = self.servers_of(&self.leaving);
+        for backends in servers.values_mut() {
+            backends.retain(|_, servers| !servers.is_empty());
+        }
+        servers.retain(|_, backends| !backends.is_empty());
         if servers.is_empty() {
             return needs.clone();
         }
@@ -334,38 +337,37 @@ impl<'a> Order<'a> {
     }
 
     pub(super) fn maintenance(&mut self, needs: &After) -> After {
-        let servers = self.leaving_servers();
+        let rest = ServerSetting { weight: 0, admission: Admission::Maint };
+        let resting = |change: &ShareChange| -> Setting {
+            let here = change.participants.iter().filter(|(_, server)| self.leaving.contains(&server.facility));
+            here.map(|(name, _)| (name.clone(), rest)).collect()
+        };
+        let wanted = self.changes.shares.iter().map(resting).collect();
         let mut done = After::new();
         let stage = self.builder.stages.len().saturating_sub(1);
-        for (proxy, backends) in servers {
-            let wanted: Backends<ServerSetting> = backends
-                .into_iter()
-                .map(|(backend, names)| {
-                    let rest = ServerSetting { weight: 0, admission: Admission::Maint };
-                    (backend, names.into_iter().map(|name| (name, rest)).collect())
-                })
-                .collect();
-            let id = format!("share.maint.{}", proxy.name());
-            if let Some(set) = self.set_share(&proxy, wanted, id, stage) {
-                let title =
-                    format!("{}: servers of {} in maintenance", proxy.name(), crate::model::text::list(&self.leaving));
-                let set = Step { title, ..set }.why("No health check disturbs the work on them.").needs(needs);
-                done.insert(self.builder.push(set));
-            }
+        for (proxy, set) in self.set_shares(wanted) {
+            let names = crate::model::text::list(&self.leaving);
+            let title = format!("{}: servers of {names} in maintenance", proxy.name());
+            let set = set.step(proxy, format!("share.maint.{}", proxy.name()), stage, title);
+            done.insert(self.builder.push(set.why("No health check disturbs the work on them.").needs(needs)));
         }
         if done.is_empty() { needs.clone() } else { done }
     }
 }
 
-fn keys<T>(backends: &Backends<T>) -> BTreeMap<ForeignName, BTreeSet<ForeignName>> {
-    backends.iter().map(|(backend, servers)| (backend.clone(), servers.keys().cloned().collect())).collect()
-}
-
-fn map_settings<T>(backends: &Backends<T>, pick: fn(&T) -> ServerSetting) -> Backends<ServerSetting> {
-    backends
-        .iter()
-        .map(|(backend, servers)| {
-            (backend.clone(), servers.iter().map(|(server, value)| (server.clone(), pick(value))).collect())
-        })
-        .collect()
+/// The shares of a service at a stage as text, and how its servers are then set.
+fn at_stage(change: &ShareChange, progress: Percent, last: bool) -> (String, Setting) {
+    let shares = between(&change.shares.from, &change.shares.to, progress);
+    let setting = |(server, weight): (ForeignName, u32)| {
+        let leaving = change.admissions.get(&server) != Some(&Admission::Ready);
+        let setting = match change.settings.get(&server) {
+            // What is out already stays as it is.
+            Some(now) if leaving && now.admission != Admission::Ready => *now,
+            _ if leaving && last => ServerSetting { weight: 0, admission: Admission::Drain },
+            _ => ServerSetting { weight, admission: Admission::Ready },
+        };
+        (server, setting)
+    };
+    let weights = weights(&shares, &change.participants, change.max_weight);
+    (shares_text(&shares), weights.into_iter().map(setting).collect())
 }

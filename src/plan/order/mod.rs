@@ -7,6 +7,7 @@ mod names;
 mod power;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::build::{After, Builder, step};
 use super::desired::Desired;
@@ -14,19 +15,16 @@ use super::diff::{Changes, movements};
 use super::document::PrimaryMove;
 use super::step::{Assumption, Gate, Stage, Step, Undo, Work};
 use crate::model::{
-    Condition, FacilityName, ForeignName, FromTo, Live, RecordKey, RecordSet, ServerSetting, ServiceName, Span,
-    TargetId,
+    BackendServers, Condition, FacilityName, ForeignName, FromTo, Live, RecordKey, RecordSet, ServerSetting,
+    ServiceName, Span, TargetId,
 };
 use crate::topology::Topology;
-
-/// Settings of servers by backend, at one proxy.
-type Backends<T> = BTreeMap<ForeignName, BTreeMap<ForeignName, T>>;
 
 /// Changes of record sets at one server.
 type RecordSets = BTreeMap<RecordKey, FromTo<Option<RecordSet>>>;
 
 /// Servers by backend and proxy.
-type ServersByProxy = BTreeMap<TargetId, BTreeMap<ForeignName, BTreeSet<ForeignName>>>;
+type ServersByProxy = BTreeMap<TargetId, BackendServers>;
 
 /// What an ordering yields.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,11 +48,8 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
         entering,
         leaving,
         builder: Builder::default(),
-        settings: BTreeMap::new(),
+        settings: changes.shares.iter().map(|change| Arc::clone(&change.settings)).collect(),
     };
-    for change in &changes.shares {
-        order.settings.entry(change.proxy.clone()).or_default().insert(change.backend.clone(), change.settings.clone());
-    }
     let powered = order.power_up();
     let proven = union(&union(&order.prove(), &order.prove_power()), &powered);
     let admitted = order.admit(&proven);
@@ -98,8 +93,8 @@ struct Order<'a> {
     entering: BTreeSet<FacilityName>,
     leaving: BTreeSet<FacilityName>,
     builder: Builder,
-    /// Settings of the servers as predicted after the steps so far, by proxy.
-    settings: BTreeMap<TargetId, Backends<ServerSetting>>,
+    /// Settings of the servers as predicted after the steps so far, for each change of a share.
+    settings: Vec<Arc<BTreeMap<ForeignName, ServerSetting>>>,
 }
 
 impl Order<'_> {
@@ -211,8 +206,8 @@ impl Order<'_> {
         }
         let mut after: Vec<Assumption> = last.into_values().collect();
         after.extend(records.into_iter().map(|(server, sets)| Assumption::on(&server, Condition::Records { sets })));
-        let settings = std::mem::take(&mut self.settings).into_iter();
-        after.extend(settings.map(|(proxy, backends)| Assumption::on(&proxy, Condition::Servers { backends })));
+        let settings = self.by_proxy(&self.settings).into_iter();
+        after.extend(settings.map(|(proxy, backends)| Assumption::on(proxy, Condition::Servers { backends })));
         after.sort_by(|a, b| a.target.cmp(&b.target));
         if self.builder.steps.is_empty() && self.desired.releases.is_empty() {
             return needs.clone();

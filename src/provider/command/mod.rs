@@ -92,7 +92,7 @@ impl Provider for CommandJobs {
         poll::until(condition, POLL, deadline, || self.read(target, deadline)).await
     }
 
-    async fn warm_up(&self, target: &Target, _: &[&Action], deadline: Instant) {
+    async fn warm_up(&self, target: &Target, deadline: Instant) {
         if let Some(host) = &target.host {
             // What is wrong with the host shows when it is needed.
             let _ = self.transport.warm_up(host, deadline).await;

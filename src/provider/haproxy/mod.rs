@@ -22,8 +22,8 @@ use self::client::Session;
 use self::saved::StateFiles;
 use crate::journal::Permit;
 use crate::model::{
-    Action, CLOSE_FRONTENDS, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, SAVE_STATE, Saved, Scope,
-    ServerSetting, Target, Unreachable,
+    Action, BackendServers, Backends, CLOSE_FRONTENDS, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts,
+    SAVE_STATE, Saved, Scope, ServerSetting, Target, Unreachable,
 };
 use crate::provider::{Outcome, Provider, poll};
 use crate::transport::Transport;
@@ -209,7 +209,7 @@ fn orders(from: &Settings, to: &Settings) -> Vec<convert::Order> {
 /// Sets weights and admissions, and returns the session; what is there already is left alone.
 async fn set_share(
     target: &Target,
-    backends: &BTreeMap<ForeignName, BTreeMap<ForeignName, FromTo<ServerSetting>>>,
+    backends: &Backends<FromTo<ServerSetting>>,
     deadline: Instant,
 ) -> Result<Session, Outcome> {
     let (mut session, facts) = prepare(target, backends.keys(), deadline).await.map_err(Outcome::NotApplied)?;
@@ -217,7 +217,7 @@ async fn set_share(
     let (mut present, mut wanted) = (Settings::new(), Settings::new());
     for (backend, servers) in backends {
         let found = convert::present(backend, &facts, servers.keys()).map_err(|why| refuse(why, &session))?;
-        for (name, share) in servers {
+        for (name, share) in servers.iter() {
             if share.to.weight > convert::MAX_WEIGHT {
                 let why = format!("weight {} for {name} is above HAProxy's {}", share.to.weight, convert::MAX_WEIGHT);
                 return Err(refuse(why, &session));
@@ -253,15 +253,11 @@ async fn set_share(
 }
 
 /// Ends the running sessions of servers.
-async fn cut_sessions(
-    target: &Target,
-    backends: &BTreeMap<ForeignName, BTreeSet<ForeignName>>,
-    deadline: Instant,
-) -> Result<(), Outcome> {
+async fn cut_sessions(target: &Target, backends: &BackendServers, deadline: Instant) -> Result<(), Outcome> {
     let (mut session, facts) = prepare(target, backends.keys(), deadline).await.map_err(Outcome::NotApplied)?;
     let mut texts = Vec::new();
     for (backend, servers) in backends {
-        convert::present(backend, &facts, servers)
+        convert::present(backend, &facts, servers.iter())
             .map_err(|why| Outcome::NotApplied(Unreachable::new(why, session.tried())))?;
         texts.extend(servers.iter().map(|name| format!("shutdown sessions server {backend}/{name}")));
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
+use super::pause::Calm;
 use super::processes::{Process, knock_name, merged};
 use super::{convert, settings};
 use crate::model::{ForeignName, Host, PoolFacts, PoolerFacts, Setting, SettingValue, Target, Unreachable};
@@ -68,8 +69,8 @@ pub(super) struct Client {
     transport: Arc<Transport>,
     consoles: Sessions,
     files: Mutex<BTreeMap<String, File>>,
-    /// `min_pool_size` of processes in which it is set to 0 while they hold clients back.
-    floors: Mutex<BTreeMap<String, String>>,
+    /// What processes had whose pools are kept from growing.
+    calm: Mutex<BTreeMap<String, Calm>>,
     /// What sets our sessions apart from those of every other `handover`.
     nonce: u64,
 }
@@ -81,7 +82,7 @@ impl Client {
             transport,
             consoles: Sessions::default(),
             files: Mutex::default(),
-            floors: Mutex::default(),
+            calm: Mutex::default(),
             nonce: RandomState::new().build_hasher().finish(),
         }
     }
@@ -115,12 +116,12 @@ impl Client {
         self.consoles.keep(&Self::key(console), session);
     }
 
-    /// Remembers, or takes back, the `min_pool_size` that a process had before clients were held back.
-    pub fn floor(&self, console: &Console<'_>, floor: Option<String>) -> Option<String> {
-        let mut floors = self.floors.lock().unwrap_or_else(PoisonError::into_inner);
-        match floor {
-            Some(floor) => floors.insert(Self::key(console), floor),
-            None => floors.remove(&Self::key(console)),
+    /// Remembers, or forgets and returns, what a process had before its pools were kept from growing.
+    pub fn calmed(&self, console: &Console<'_>, calm: Option<Calm>) -> Option<Calm> {
+        let mut known = self.calm.lock().unwrap_or_else(PoisonError::into_inner);
+        match calm {
+            Some(calm) => known.insert(Self::key(console), calm),
+            None => known.remove(&Self::key(console)),
         }
     }
 

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use client::{Client, Console, explain};
 use futures_util::future::join_all;
+use pause::Calm;
 pub use settings::{check, schema};
 
 use super::pgwire::{Answer, WireError, column};
@@ -70,7 +71,16 @@ impl Pgbouncer {
         // With several processes, one that fails must leave time to free the others.
         let reserve = deadline.saturating_duration_since(Instant::now()) / 4;
         let limit = if consoles.len() > 1 { deadline - reserve } else { deadline };
-        let pausing = consoles.iter().map(|console| pause::pause(&self.client, console, database, limit));
+        let pausing = consoles.iter().map(|console| async move {
+            let calm = match self.client.calmed(console, None) {
+                Some(calm) => calm,
+                None => match pause::calm(&self.client, console, database, limit).await {
+                    Ok(calm) => calm,
+                    Err(outcome) => return outcome,
+                },
+            };
+            pause::pause(&self.client, console, database, calm, limit).await
+        });
         let outcomes = join_all(pausing).await;
         let applied = |outcome: &Outcome| *outcome == Outcome::Applied;
         if outcomes.iter().all(applied) || !outcomes.iter().any(applied) {
@@ -88,9 +98,9 @@ impl Pgbouncer {
     }
 
     async fn resume(&self, console: Console<'_>, database: &ForeignName, deadline: Instant) -> Outcome {
-        let floor = self.client.floor(&console, None);
-        let resume = resume(database);
-        let statements: Vec<&str> = std::iter::once(resume.as_str()).chain(floor.as_deref()).collect();
+        let mut statements = vec![resume(database)];
+        statements.extend(self.client.calmed(&console, None).iter().flat_map(Calm::taken_back));
+        let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
         let said = self.client.say(&console, &statements, deadline).await;
         match said.and_then(|answers| answers.into_iter().try_for_each(resumed)) {
             Ok(()) => Outcome::Applied,
@@ -191,7 +201,7 @@ impl Pgbouncer {
             Err(error) => return Self::failed(&console, &error),
         };
         // RELOAD has brought back what the configuration says.
-        self.client.floor(&console, None);
+        self.client.calmed(&console, None);
         let end = answers.pop().map_or(Ok(()), resumed);
         match (loaded_route(answers, database), end) {
             (Ok(Some(now)), Ok(())) if now == route.to => Outcome::Applied,
@@ -324,6 +334,26 @@ impl Provider for Pgbouncer {
         }
     }
 
+    async fn prepare(&self, target: &Target, action: &Action, _: &Permit, deadline: Instant) -> Option<Outcome> {
+        let Action::Pause { database } = action else { return None };
+        let limit = deadline - deadline.saturating_duration_since(Instant::now()) / 4;
+        let outcome = Self::everywhere(target, |console| async move {
+            match pause::calm(&self.client, &console, database, limit).await {
+                Ok(calm) => {
+                    self.client.calmed(&console, Some(calm));
+                    Outcome::Applied
+                }
+                Err(outcome) => outcome,
+            }
+        })
+        .await;
+        if !outcome.taken() {
+            // Where it succeeded its pools grow again; a process that cannot be told serves on, and its next RELOAD does that.
+            drop(Self::everywhere(target, |console| self.resume(console, database, deadline)).await);
+        }
+        Some(outcome)
+    }
+
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {
         let began = Instant::now();
         let (databases, file) = match condition {
@@ -359,7 +389,7 @@ impl Provider for Pgbouncer {
         last.unwrap_or_else(|| Observed::Unreachable(Unreachable::new("no time was left", target.name())))
     }
 
-    async fn warm_up(&self, target: &Target, _: &[&Action], deadline: Instant) {
+    async fn warm_up(&self, target: &Target, deadline: Instant) {
         // Two consoles, since one of them will wait in PAUSE; and the way to the file.
         let file = async {
             let mut known = self.client.alone_with_file(target).await;

@@ -98,17 +98,66 @@ impl Pools {
     }
 }
 
+/// Pools of a process that do not grow any more.
+pub(super) struct Calm {
+    /// What the process had before.
+    before: Before,
+    /// Takes the brake off.
+    lift: Option<String>,
+}
+
+impl Calm {
+    /// What sets everything as it was, for clients that are to go on.
+    pub(super) fn taken_back(&self) -> Vec<String> {
+        BRAKES.iter().map(|(name, _)| *name).chain([FLOOR]).filter_map(|name| self.before.lift(name)).collect()
+    }
+}
+
+/// Keeps the pools from growing until no login is under way, which makes nobody wait; if that does not come to an end, takes it back.
+pub(super) async fn calm(
+    client: &Client,
+    console: &Console<'_>,
+    database: &ForeignName,
+    deadline: Instant,
+) -> Result<Calm, Outcome> {
+    let until = deadline - reserve(deadline);
+    let mut before = None;
+    let why = loop {
+        let session = match client.console(console, deadline).await {
+            Ok(session) => session,
+            Err(error) => break Why::Wire(error),
+        };
+        let braked = brake(&session, database, &mut before, until).await;
+        client.keep(console, session);
+        match (braked, before.take()) {
+            (Ok(lift), Some(before)) => return Ok(Calm { before, lift }),
+            // A kept session that had died. To ask twice is to ask once.
+            (Err(Why::Wire(WireError::Broken(_))), known) if Instant::now() + POLL < until => {
+                before = known;
+                tokio::time::sleep(POLL).await;
+            }
+            (Err(why), known) => {
+                before = known;
+                break why;
+            }
+            (Ok(_), None) => break Why::Wire(incomplete()),
+        }
+    };
+    Err(given_up(client, console, database, before, why, deadline).await)
+}
+
 /// Holds clients back; if their transactions do not end in time, lets them go on.
 pub(super) async fn pause(
     client: &Client,
     console: &Console<'_>,
     database: &ForeignName,
+    calm: Calm,
     deadline: Instant,
 ) -> Outcome {
-    let reserve = RESERVE.min(deadline.saturating_duration_since(Instant::now()) / 4);
-    let until = deadline - reserve;
-    let calm_by = Instant::now() + until.saturating_duration_since(Instant::now()) / 2;
-    let mut before = None;
+    let until = deadline - reserve(deadline);
+    // PAUSE comes last: it may wait, and pgbouncer answers what follows before it.
+    let mut statements: Vec<String> = calm.lift.clone().into_iter().collect();
+    statements.push(format!("PAUSE {}", convert::identifier(database.as_str())));
     let why = loop {
         // The way back is open before it is needed.
         let (pausing, freeing) =
@@ -117,20 +166,35 @@ pub(super) async fn pause(
                 Err(error) => break Why::Wire(error),
             };
         client.keep(console, freeing);
-        let held = hold(&pausing, database, &mut before, calm_by, until).await;
+        let held = pausing.together(&texts(&statements), until).await.and_then(good);
         client.keep(console, pausing);
         match held {
-            // A kept session that had died. To ask twice is to ask once.
-            Err(Why::Wire(WireError::Broken(_))) if Instant::now() + POLL < until => tokio::time::sleep(POLL).await,
-            Err(why) => break why,
-            Ok(()) => {
-                if let Some(floor) = before.filter(Before::has_floor).and_then(|before| before.lift(FLOOR)) {
-                    client.floor(console, Some(floor));
+            Err(WireError::Broken(_)) if Instant::now() + POLL < until => tokio::time::sleep(POLL).await,
+            Err(error) => break Why::Wire(error),
+            Ok(_) => {
+                if calm.before.has_floor() {
+                    client.calmed(console, Some(calm));
                 }
                 return Outcome::Applied;
             }
         }
     };
+    given_up(client, console, database, Some(calm.before), why, deadline).await
+}
+
+fn reserve(deadline: Instant) -> Duration {
+    RESERVE.min(deadline.saturating_duration_since(Instant::now()) / 4)
+}
+
+/// Clients are not held back: everything is set as it was.
+async fn given_up(
+    client: &Client,
+    console: &Console<'_>,
+    database: &ForeignName,
+    before: Option<Before>,
+    why: Why,
+    deadline: Instant,
+) -> Outcome {
     let refused = matches!(&why, Why::Wire(error) if no_rights(error));
     let why = explained(console, database, why);
     let Some(before) = before.filter(|_| !refused) else { return Outcome::NotApplied(why) };
@@ -144,15 +208,14 @@ pub(super) async fn pause(
     }
 }
 
-/// Waits for a moment without a login at a server, and holds clients back in it. What was there before anything was set is in `before`
-/// as soon as it is known; without it nothing was touched.
-async fn hold(
+/// Waits for a moment without a login at a server, with pools that do not grow; what lifts that is returned. What was there before
+/// anything was set is in `before` as soon as it is known; without it nothing was touched.
+async fn brake(
     session: &Session,
     database: &ForeignName,
     before: &mut Option<Before>,
-    calm_by: Instant,
     until: Instant,
-) -> Result<(), Why> {
+) -> Result<Option<String>, Why> {
     let looked = good(session.together(&["SHOW CONFIG", "SHOW POOLS"], until).await?)?;
     let [config, pools] = looked.as_slice() else { return Err(incomplete().into()) };
     // A second attempt finds what the first one has set.
@@ -180,17 +243,13 @@ async fn hold(
         }
     }
     while pools.logging_in > 0 {
-        if Instant::now() >= calm_by {
+        if Instant::now() + POLL >= until {
             return Err(Why::LoggingIn);
         }
         tokio::time::sleep(POLL).await;
         pools = Pools::read(&session.query("SHOW POOLS", until).await?, database);
     }
-    // PAUSE comes last: it may wait, and pgbouncer answers what follows before it.
-    let mut statements: Vec<String> = lift.into_iter().collect();
-    statements.push(format!("PAUSE {}", convert::identifier(database.as_str())));
-    good(session.together(&texts(&statements), until).await?)?;
-    Ok(())
+    Ok(lift)
 }
 
 /// Lets clients go on, and sets what was set before.

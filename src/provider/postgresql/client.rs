@@ -16,7 +16,7 @@ use crate::secret::SecretReader;
 use crate::transport::{Command, Output, Transport, TransportError, Waiting};
 
 /// The verb of `host.sh` that stops a primary for good.
-const FENCE: &str = "fence";
+pub(super) const FENCE: &str = "fence";
 
 /// The oldest major version that has what is asked (`has_parameter_privilege`, the role `pg_checkpoint`).
 const OLDEST: u32 = 15;
@@ -48,7 +48,7 @@ impl Failure {
 }
 
 /// What `host.sh` needs beyond the target.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HostArguments {
     /// How the member shall connect to its primary.
     pub connection: String,
@@ -199,26 +199,25 @@ impl Client {
 
     /// Starts a fence that waits for the word. What fails here fails again, and shows, where the fence is carried out.
     pub fn arm(&self, target: &Target, arguments: HostArguments, deadline: Instant) {
-        let arguments = HostArguments { senders: Vec::new(), run: String::new(), ..arguments };
-        let Ok((host, command)) = script(target, FENCE, &arguments, deadline) else { return };
+        let waiting = HostArguments { senders: Vec::new(), run: String::new(), ..arguments.clone() };
+        let Ok((host, command)) = script(target, FENCE, &waiting, deadline) else { return };
         let waiting = self.transport.start(host, command, deadline);
         self.armed().insert(target.id.clone(), Armed { arguments, waiting });
     }
 
-    /// Carries out a fence; one that waits for the word gets it.
-    pub async fn fence(
+    /// Gives a fence the word that waits for it, if there is one that would do the same but for the walsenders, which it knows.
+    pub async fn give_the_word(
         &self,
         target: &Target,
-        arguments: HostArguments,
+        wanted: &HostArguments,
         deadline: Instant,
-    ) -> Result<HostState, Failure> {
-        let armed = self.armed().remove(&target.id);
-        let same = |armed: &Armed| {
-            (&armed.arguments.connection, &armed.arguments.slot) == (&arguments.connection, &arguments.slot)
-        };
-        let Some(armed) = armed.filter(same) else { return self.host(target, FENCE, arguments, deadline).await };
+    ) -> Option<Result<HostState, Failure>> {
+        let Armed { arguments, waiting } = self.armed().remove(&target.id)?;
+        if *wanted != (HostArguments { senders: Vec::new(), ..arguments.clone() }) {
+            return None;
+        }
         let word = format!("go {} {} {}\n", limit(deadline), arguments.run, arguments.senders.join(" "));
-        state(target, FENCE, armed.waiting.go(word.as_bytes(), deadline).await)
+        Some(state(target, FENCE, waiting.go(word.as_bytes(), deadline).await))
     }
 
     fn armed(&self) -> std::sync::MutexGuard<'_, BTreeMap<TargetId, Armed>> {

@@ -470,4 +470,15 @@ mod tests {
         assert_eq!(literal("a'; DROP"), "'a''; DROP'");
         assert_eq!(configuration_value("a'b\\c"), "a''b\\\\c");
     }
+
+    /// What is asked while clients wait is read by the same code as all facts.
+    #[test]
+    fn both_questions_have_the_same_answers() {
+        let keys = FACTS_SQL.lines().filter_map(|line| line.strip_prefix("  '")?.split('\'').next());
+        let keys: Vec<&str> = keys.collect();
+        assert!(keys.len() > 15, "{keys:?}");
+        for key in keys {
+            assert!(PROGRESS_SQL.contains(&format!("'{key}', ")), "{key}");
+        }
+    }
 }

@@ -6,12 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
 
-use super::client::{Client, Failure, HostArguments, explain};
+use super::client::{Client, FENCE, Failure, HostArguments, explain};
 use super::convert::{HostState, configuration_value, connection, literal, slot_name};
 use super::settings::no_control;
 use crate::model::text::same_member;
 use crate::model::{Lineage, Peer, Target, Unreachable};
 use crate::provider::pgwire::{WireError, column};
+
+/// How long a fence waits on the member's machine for the word: longer than any critical section.
+const ARMED: Duration = Duration::from_secs(60);
 
 fn tried(what: &str, target: &Target) -> String {
     format!("{what} of {}", target.name())
@@ -52,10 +55,14 @@ async fn before(client: &Client, target: &Target, successor: &Peer, deadline: In
     (replica, others.filter_map(|row| column(row, "pid")).map(str::to_owned).collect())
 }
 
-/// Prepares what [`fence`] will do at the member's machine, so that it takes less time there. Changes nothing.
-pub(super) fn arm(client: &Client, target: &Target, successor: &Peer, deadline: Instant) {
-    if let Ok(arguments) = host_arguments(target, successor, Vec::new()) {
-        client.arm(target, arguments, deadline);
+/// Prepares what [`fence`] will do at the member's machine, so that it takes less time there: looks whose receivers need not confirm
+/// the last of the log, and starts a script that waits for the word. Changes nothing.
+pub(super) async fn arm(client: &Client, target: &Target, successor: &Peer, run: &str, deadline: Instant) {
+    let (replica, senders) = before(client, target, successor, deadline).await;
+    if let Ok(arguments) = host_arguments(target, successor, senders)
+        && !replica
+    {
+        client.arm(target, HostArguments { run: run.to_owned(), ..arguments }, Instant::now() + ARMED);
     }
 }
 
@@ -67,12 +74,17 @@ pub(super) async fn fence(
     run: &str,
     deadline: Instant,
 ) -> Result<HostState, Failure> {
-    let (replica, senders) = before(client, target, successor, deadline).await;
-    if replica {
-        return Err(Failure::untouched(Unreachable::new("it is a replica", tried("fence", target))));
-    }
-    let arguments = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, senders)? };
-    let state = client.fence(target, arguments, deadline).await?;
+    let wanted = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, Vec::new())? };
+    let state = match client.give_the_word(target, &wanted, deadline).await {
+        Some(ended) => ended?,
+        None => {
+            let (replica, senders) = before(client, target, successor, deadline).await;
+            if replica {
+                return Err(Failure::untouched(Unreachable::new("it is a replica", tried("fence", target))));
+            }
+            client.host(target, FENCE, HostArguments { senders, ..wanted }, deadline).await?
+        }
+    };
     if state.fenced() {
         return Ok(state);
     }

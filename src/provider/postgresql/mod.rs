@@ -82,9 +82,6 @@ pub const UNRELEASE_REPLICAS: &str = "unrelease_replicas";
 /// How often a member is asked for all its facts, and its machine for its process.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long a fence waits on the member's machine for the word: longer than any critical section.
-const ARMED: Duration = Duration::from_secs(60);
-
 /// The provider `postgresql`.
 pub struct Postgresql {
     client: Client,
@@ -164,6 +161,25 @@ impl Postgresql {
             ))),
         }
     }
+
+    /// Catches up or promotes, and reads in the same breath what came of it: clients wait.
+    async fn advance(
+        &self,
+        target: &Target,
+        action: &Action,
+        run: &str,
+        deadline: Instant,
+    ) -> Result<Outcome, Failure> {
+        // The position that is waited for is there at once, nearly always.
+        if let Action::CatchUp { position: Some(position), .. } = action
+            && let Ok(facts) = self.client.progress(target, deadline).await
+            && facts.replayed > *position
+        {
+            return Ok(seen(facts));
+        }
+        self.act(target, action, run, deadline).await?;
+        Ok(self.client.progress(target, deadline).await.map_or(Outcome::Applied, seen))
+    }
 }
 
 fn seen(facts: MemberFacts) -> Outcome {
@@ -197,15 +213,7 @@ impl Provider for Postgresql {
             Action::Fence { successor } => fence::fence(&self.client, target, successor, run, deadline)
                 .await
                 .map(|state| seen(state.facts(settings::no_control(target)))),
-            Action::CatchUp { .. } | Action::Promote { .. } => {
-                // What clients wait for is read in the same breath.
-                let done = self.act(target, action, run, deadline).await;
-                let progress = match done {
-                    Ok(()) => self.client.progress(target, deadline).await.ok(),
-                    Err(_) => None,
-                };
-                done.map(|()| progress.map_or(Outcome::Applied, seen))
-            }
+            Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, run, deadline).await,
             _ => self.act(target, action, run, deadline).await.map(|()| Outcome::Applied),
         };
         done.unwrap_or_else(Failure::outcome)
@@ -252,12 +260,14 @@ impl Provider for Postgresql {
         last.unwrap_or_else(|| Observed::Unreachable(Unreachable::new("no time was left", target.name())))
     }
 
-    async fn warm_up(&self, target: &Target, actions: &[&Action], deadline: Instant) {
-        for action in actions {
-            if let Action::Fence { successor } = action {
-                fence::arm(&self.client, target, successor, Instant::now() + ARMED);
-            }
+    async fn prepare(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Option<Outcome> {
+        if let Action::Fence { successor } = action {
+            fence::arm(&self.client, target, successor, &permit.run().0, deadline).await;
         }
+        None
+    }
+
+    async fn warm_up(&self, target: &Target, deadline: Instant) {
         self.client.warm_up(target, deadline).await;
     }
 }

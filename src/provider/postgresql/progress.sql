@@ -16,6 +16,7 @@ SELECT json_build_object(
   'replayed', CASE WHEN replica THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE position END,
   'replay_paused', false, 'sender', NULL, 'replicas', '[]'::json, 'slots', '[]'::json, 'clients', '[]'::json,
   'long_transactions', '[]'::json, 'settings', '{}'::json, 'quick_retry', false, 'follows_set', false, 'synchronous_names', '',
-  'manager', NULL, 'prepared_transactions', 0, 'archive_backlog', 0, 'missing', '[]'::json
+  'manager', NULL, 'prepared_transactions', 0, 'archive_backlog', 0, 'missing', '[]'::json,
+  'missing_to_release', '[]'::json
 )
 FROM here

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::healthy;
 use crate::model::{
-    Action, Admission, BackendFacts, CLOSE_FRONTENDS, Facts, ForeignName, FromTo, JobFacts, Live, Observed,
+    Action, Admission, BackendFacts, Backends, CLOSE_FRONTENDS, Facts, ForeignName, FromTo, JobFacts, Live, Observed,
     Operational, ProxyFacts, RecordKey, RecordSet, ReplicaFacts, Role, SAVE_STATE, Saved, Scope, ServerFacts,
     ServerSetting, Target, TargetId, Unreachable, ZoneName, text,
 };
@@ -127,7 +127,7 @@ impl World {
             (Facts::Proxy(_), Action::SetShare { backends }) => self.set_share(id, backends),
             (Facts::Proxy(facts), Action::CutSessions { backends }) => {
                 for (name, servers) in backends {
-                    for server in servers {
+                    for server in servers.iter() {
                         let backend = facts.backends.get_mut(name).and_then(Option::as_mut);
                         let server = backend.and_then(|backend| backend.servers.get_mut(server));
                         server.ok_or_else(|| format!("there is no such server in {name}"))?.sessions = 0;
@@ -205,11 +205,7 @@ impl World {
         tree.iter().filter_map(|name| Some(zone.servers.get(name)?.target.id.clone())).collect()
     }
 
-    fn set_share(
-        &mut self,
-        id: &TargetId,
-        backends: &BTreeMap<ForeignName, BTreeMap<ForeignName, FromTo<ServerSetting>>>,
-    ) -> Acted {
+    fn set_share(&mut self, id: &TargetId, backends: &Backends<FromTo<ServerSetting>>) -> Acted {
         let well = |backend: &ForeignName, server: &ForeignName| self.is_well(id, backend, server);
         let up: BTreeMap<(&ForeignName, &ForeignName), bool> = backends
             .iter()
@@ -221,7 +217,7 @@ impl World {
         for (backend, servers) in backends {
             let found = after.backends.get_mut(backend).and_then(Option::as_mut);
             let found = found.ok_or_else(|| format!("there is no backend {backend}"))?;
-            for (name, change) in servers {
+            for (name, change) in servers.iter() {
                 let server =
                     found.servers.get_mut(name).ok_or_else(|| format!("backend {backend} has no server {name}"))?;
                 let is = server.setting;

@@ -102,7 +102,7 @@ fn details(stage: &NumberedStage<'_>) -> String {
     out + "\n</details>\n"
 }
 
-fn row(cells: &[&str]) -> String {
+pub(in crate::report) fn row(cells: &[&str]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
@@ -115,7 +115,7 @@ fn plain(text: &Text) -> String {
 }
 
 /// Text that is shown as it is, on one line: no mark, tag, link or cell boundary in it has an effect.
-fn escaped(text: &str) -> String {
+pub(in crate::report) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let text = one_line(text);
     let mut characters = text.chars().enumerate().peekable();

@@ -41,7 +41,7 @@ fn share(from: ServerSetting, to: ServerSetting) -> Action {
     let servers = |_: &str| -> BTreeMap<ForeignName, FromTo<ServerSetting>> {
         ["west-app1", "west-app2"].into_iter().map(|name| (name.into(), FromTo { from, to })).collect()
     };
-    Action::SetShare { backends: SERVICES.iter().map(|(name, _)| ((*name).into(), servers(name))).collect() }
+    Action::SetShare { backends: SERVICES.iter().map(|(name, _)| ((*name).into(), servers(name).into())).collect() }
 }
 
 fn records() -> Action {

@@ -7,7 +7,7 @@ async fn a_drain_lets_running_requests_finish_and_sends_no_new_ones() {
     let proxy = Proxy::start().await;
     assert_eq!(proxy.apply(&set("web", [("b", ready(50), maint(50))])).await, Outcome::Applied);
     let none_left = Condition::SessionsAtMost {
-        backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into()]))]),
+        backends: BTreeMap::from([("web".into(), BTreeSet::from(["a".into()]).into())]),
         limit: 0,
     };
     let drained = async {
@@ -33,7 +33,7 @@ async fn cut_sessions_end() {
         proxy.sessions("a", 1).await;
         let servers = BTreeSet::from(["a".into()]);
         assert_eq!(
-            proxy.apply(&Action::CutSessions { backends: BTreeMap::from([("web".into(), servers)]) }).await,
+            proxy.apply(&Action::CutSessions { backends: BTreeMap::from([("web".into(), servers.into())]) }).await,
             Outcome::Applied
         );
         proxy.sessions("a", 0).await;

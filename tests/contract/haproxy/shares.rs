@@ -27,7 +27,7 @@ async fn any_share_comes_out_within_one_percentage_point() {
     let (provider, permit) = (provider(), common::permit().await);
     let ready_at = |weight| ServerSetting { weight, admission: Admission::Ready };
     let one: BTreeMap<ForeignName, ServerSetting> = servers.keys().map(|name| (name.clone(), ready_at(1))).collect();
-    let started = Condition::Servers { backends: BTreeMap::from([("web".into(), one.clone())]) };
+    let started = Condition::Servers { backends: BTreeMap::from([("web".into(), one.clone().into())]) };
     assert_eq!(started.holds(provider.verify(&proxy.target(), &started, soon()).await.known().unwrap()), Ok(()));
     let mut present = one;
     for shares in [
@@ -41,7 +41,8 @@ async fn any_share_comes_out_within_one_percentage_point() {
             .map(|(name, weight)| (name, ready_at(weight)))
             .collect();
         let change = |name: &ForeignName| (name.clone(), FromTo { from: present[name], to: to[name] });
-        let backends = BTreeMap::from([("web".into(), servers.keys().map(change).collect())]);
+        let changes: BTreeMap<_, _> = servers.keys().map(change).collect();
+        let backends = BTreeMap::from([("web".into(), changes.into())]);
         let outcome = provider.apply(&proxy.target(), &Action::SetShare { backends }, &permit, soon()).await;
         assert_eq!(outcome, Outcome::Applied);
         present = to;

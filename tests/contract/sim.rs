@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use handover::model::{
-    Action, Admission, Condition, Facts, FromTo, HealthCheck, Observed, RecordKey, RecordSet, RecordType, Scope,
-    ServerSetting, Target, TargetId,
+    Action, Admission, Condition, Facts, FromTo, HealthCheck, Lineage, Observed, Peer, RecordKey, RecordSet,
+    RecordType, Role, Scope, ServerSetting, Target, TargetId,
 };
 use handover::provider::{Outcome, Provider};
 use handover::rehearse::sim::{Fault, Harm, Simulation, World};
@@ -191,6 +191,106 @@ mod proxy {
         Some(set([("west-app1", ready(W), ready(1)), ("east-app1", ready(3), ready(7))])));
 
     crate::contract!(Proxy);
+}
+
+mod member {
+    use super::*;
+
+    fn args() -> BTreeMap<String, Vec<String>> {
+        let one = |text: &str| vec![text.to_owned()];
+        BTreeMap::from([
+            ("followers".to_owned(), one("west-pg1")),
+            ("synchronous".to_owned(), one("FIRST 1 (\"west-pg1\")")),
+        ])
+    }
+
+    fn native(verb: &str) -> Action {
+        Action::Native { verb: verb.to_owned(), args: args() }
+    }
+
+    fn prepared(done: bool) -> Condition {
+        Condition::Native { verb: "prepare_promotion".to_owned(), args: args(), done }
+    }
+
+    fn id(name: &str) -> TargetId {
+        TargetId::member(&"accounts".into(), name)
+    }
+
+    subject!(Member of id("east-pg1"),
+        Scope::Member,
+        native("prepare_promotion"), prepared(true),
+        native("unprepare_promotion"), prepared(false),
+        // Another system: a promotion must not touch it.
+        Some(Action::Promote { lineage: Lineage { system: "1".to_owned(), timeline: 1 } }));
+
+    crate::contract!(Member);
+
+    /// What the real one shows in `a_fenced_primary_refuses_writes_and_returns_only_as_a_replica_until_the_fence_is_undone` and beside it.
+    #[tokio::test(start_paused = true)]
+    async fn a_switchover_goes_there_and_back_and_is_refused_out_of_order() {
+        let sim = Sim::of(&id("west-pg1"));
+        let (provider, permit) = (sim.provider(), common::permit().await);
+        let target = |name: &str| {
+            let (target, id) = (sim.simulation.clone(), id(name));
+            target.change(|world| {
+                world.topology.targets().find(|target| target.id == id).map(|target| Target::clone(target)).unwrap()
+            })
+        };
+        let (old, new) = (target("west-pg1"), target("east-pg1"));
+        let peer = |target: &Target| Peer { member: target.id.clone(), address: target.address.clone() };
+        let lineage = Lineage { system: "accounts".to_owned(), timeline: 1 };
+        let act =
+            async |target: &Target, action: Action| provider.apply(target, &action, &permit, soon()).await.taken();
+        let is = async |target: &Target, role: Role| {
+            let condition = Condition::Role { role, lineage: None };
+            let seen = provider.verify(target, &condition, soon()).await;
+            condition.holds(seen.known().unwrap()).is_ok()
+        };
+        let fence = || Action::Fence { successor: peer(&new) };
+        let unfence = || Action::Unfence { lineage: lineage.clone() };
+        let promote = || Action::Promote { lineage: lineage.clone() };
+        assert!(!act(&new, Action::Fence { successor: peer(&old) }).await, "a replica is not fenced");
+        assert!(!act(&old, Action::Rejoin { primary: peer(&new) }).await, "a primary follows nobody");
+        assert!(act(&old, fence()).await && act(&old, fence()).await && is(&old, Role::Fenced).await);
+        assert!(act(&old, unfence()).await && is(&old, Role::Primary).await);
+        assert!(act(&old, fence()).await);
+        assert!(act(&new, promote()).await && act(&new, promote()).await && is(&new, Role::Primary).await);
+        assert!(!act(&old, Action::Rejoin { primary: peer(&new) }).await, "it has no slot there");
+        let slots = BTreeMap::from([("followers".to_owned(), vec!["west-pg1".to_owned()])]);
+        assert!(act(&new, Action::Native { verb: "make_slots".to_owned(), args: slots }).await);
+        assert!(act(&old, Action::Rejoin { primary: peer(&new) }).await && is(&old, Role::Replica).await);
+        assert!(!act(&old, unfence()).await && is(&old, Role::Replica).await, "its history has gone on");
+    }
+}
+
+mod pooler {
+    use super::*;
+
+    subject!(Pooler of TargetId::pooler("west-pool1"),
+    Scope::PoolerDatabases(["accounts".into(), "none".into()].into()),
+    Action::Pause { database: "accounts".into() },
+    Condition::Paused { database: "accounts".into(), paused: true },
+    Action::Resume { database: "accounts".into() },
+    Condition::Paused { database: "accounts".into(), paused: false },
+    Some(Action::WriteRoute {
+        database: "accounts".into(),
+        route: FromTo { from: "127.0.0.1:2".to_owned(), to: "127.0.0.1:3".to_owned() },
+    }));
+
+    crate::contract!(Pooler);
+}
+
+mod job {
+    use super::*;
+
+    // The protocol carries no assumption.
+    subject!(Job of TargetId::job(&"billing".into()),
+        Scope::Job,
+        Action::Stop, Condition::Running { running: false },
+        Action::Start, Condition::Running { running: true },
+        None);
+
+    crate::contract!(Job);
 }
 
 /// What a run depends on: each fault is the outcome that the real fault has, and leaves what it would leave.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::healthy::{replica, slot};
-use super::world::{Acted, World};
+use super::world::{Acted, NATIVE, World};
 use crate::model::{
     Action, DatabaseName, Facts, ForeignName, Lineage, MemberFacts, Observed, Peer, PoolFacts, Position, ReplicaFacts,
     Role, TargetId,
@@ -166,8 +166,8 @@ impl World {
         let facts = self.member(id)?;
         facts.replicas.iter_mut().for_each(|replica| replica.synchronous = names.contains(&replica.name));
         facts.synchronous_names = names;
-        facts.settings.insert(format!("native:{verb}"), "done".to_owned());
-        facts.settings.insert(format!("native:{other}"), "undone".to_owned());
+        facts.settings.insert(format!("{NATIVE}{verb}"), "done".to_owned());
+        facts.settings.insert(format!("{NATIVE}{other}"), "undone".to_owned());
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl World {
         let undone = verb.strip_prefix("un");
         let state = if undone.is_some() { "undone" } else { "done" };
         let facts = self.member(id)?;
-        facts.settings.insert(format!("native:{}", undone.unwrap_or(verb)), state.to_owned());
+        facts.settings.insert(format!("{NATIVE}{}", undone.unwrap_or(verb)), state.to_owned());
         match verb {
             "finish_promotion" | "prepare_promotion" | "set_synchronous" => {
                 facts.synchronous_names = named("synchronous").concat();

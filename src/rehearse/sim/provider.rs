@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until};
 
 use super::fault::{Fault, Harm, Script};
-use super::world::World;
+use super::world::{NATIVE, World};
 use crate::journal::Permit;
 use crate::model::{Action, Condition, Facts, Observed, Scope, Target, TargetId, Unreachable};
 use crate::provider::{Clock, Outcome, Provider, Registry};
@@ -189,7 +189,12 @@ impl Provider for Simulation {
         let scope = scope(condition);
         let mut last = None;
         loop {
-            let seen = self.read(target, scope.as_ref(), deadline).await;
+            let mut seen = self.read(target, scope.as_ref(), deadline).await;
+            if let (Condition::Native { verb, .. }, Observed::Known { value: Facts::Member(facts), .. }) =
+                (condition, &mut seen)
+            {
+                facts.settings.entry(format!("{NATIVE}{verb}")).or_insert_with(|| "undone".to_owned());
+            }
             let holds = seen.known().is_some_and(|facts| condition.holds(facts).is_ok());
             if holds || Instant::now() + POLL >= deadline {
                 // A question that was under way at the deadline does not make the one before it void.

@@ -13,6 +13,9 @@ use crate::model::{
 use crate::plan::{Refusal, backend_of};
 use crate::topology::Topology;
 
+/// How settings begin that say what a native verb has left behind.
+pub(super) const NATIVE: &str = "native:";
+
 /// Why an action was refused; nothing was touched.
 pub(super) type Acted = Result<(), String>;
 
@@ -90,8 +93,9 @@ impl World {
                 let pool = |name: &ForeignName| (name.clone(), facts.databases.get(name).cloned().flatten());
                 facts.databases = names.iter().map(pool).collect();
             }
+            // What a verb has left behind is told only where it is asked for.
+            (Facts::Member(facts), Some(Scope::Member)) => facts.settings.retain(|name, _| !name.starts_with(NATIVE)),
             (Facts::Server(_), None | Some(Scope::Health(_)))
-            | (Facts::Member(_), None | Some(Scope::Member))
             | (Facts::Job(_), None | Some(Scope::Job))
             | (_, None) => {}
             _ => return Err("this is nothing that it can tell".to_owned()),

@@ -260,6 +260,18 @@ mod member {
         assert!(act(&new, Action::Native { verb: "make_slots".to_owned(), args: slots }).await);
         assert!(act(&old, Action::Rejoin { primary: peer(&new) }).await && is(&old, Role::Replica).await);
         assert!(!act(&old, unfence()).await && is(&old, Role::Replica).await, "its history has gone on");
+        assert_eq!(sim.simulation.broken(), None);
+    }
+
+    /// The simulation takes what a real replica would take, and sees that it must never have been asked for.
+    #[tokio::test(start_paused = true)]
+    async fn a_promotion_beside_a_living_primary_is_seen() {
+        let sim = Sim::of(&id("east-pg1"));
+        let promote = Action::Promote { lineage: Lineage { system: "accounts".to_owned(), timeline: 1 } };
+        let outcome = sim.provider().apply(&sim.target, &promote, &common::permit().await, soon()).await;
+        assert!(outcome.taken(), "{outcome:?}");
+        let broken = sim.simulation.broken().unwrap();
+        assert_eq!(broken, "accounts has 2 primaries, after promote at member/accounts/east-pg1");
     }
 }
 

@@ -117,7 +117,7 @@ impl World {
                 self.act(target, action);
             }
         }
-        self.invariants().unwrap();
+        self.undisturbed().unwrap();
     }
 
     /// Somebody took an address out of a record set, at every server.
@@ -144,73 +144,6 @@ impl World {
         }
         let facts = self.live[target].known().ok_or("unreachable")?;
         condition.holds(facts).map_err(|found| format!("{target} {}: {found}", text::condition(condition)))
-    }
-
-    /// What must be true at every moment.
-    pub fn invariants(&self) -> Result<(), String> {
-        for proxy in self.topology.proxies.values() {
-            let Some(facts) = self.live[&proxy.target.id].known().and_then(Facts::proxy) else { continue };
-            for (name, backend) in &facts.backends {
-                let serves = |server: &ProxyServerFacts| {
-                    server.setting.admission == Admission::Ready && server.setting.weight > 0
-                };
-                if !backend.as_ref().unwrap().servers.values().any(serves) {
-                    return Err(format!("no server of {name} gets requests at {}", proxy.target.id));
-                }
-            }
-        }
-        for zone in self.topology.zones.values() {
-            for server in zone.servers.values() {
-                let Some(facts) = self.live[&server.target.id].known().and_then(Facts::name_server) else { continue };
-                let names: BTreeSet<&str> = facts.sets.keys().map(|key| key.name.as_str()).collect();
-                for name in names {
-                    if facts.sets.iter().all(|(key, set)| key.name != name || set.is_none()) {
-                        return Err(format!("{name} is empty at {}", server.target.id));
-                    }
-                }
-            }
-        }
-        for database in self.topology.databases.values() {
-            let primaries: Vec<&Member> = database.members.values().filter(|m| self.role(m) == Role::Primary).collect();
-            if primaries.len() > 1 {
-                return Err(format!("{} has {} primaries", database.name, primaries.len()));
-            }
-            if let [primary] = primaries.as_slice() {
-                self.commits_go_on(database, primary)?;
-            }
-            let Route::PoolerDatabase(entry) = &database.route else { continue };
-            for pooler in database.poolers.iter().map(|name| &self.topology.poolers[name]) {
-                let Some(facts) = self.live[&pooler.target.id].known().and_then(Facts::pooler) else { continue };
-                let pool = facts.databases[entry].as_ref().unwrap();
-                if !pool.paused && primaries.iter().all(|member| member.target.address != pool.route) {
-                    return Err(format!("{} leads clients of {entry} to {}", pooler.target.id, pool.route));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A commit that waits for more replicas than there are never ends.
-    fn commits_go_on(&self, database: &Database, primary: &Member) -> Result<(), String> {
-        let facts = self.live[&primary.target.id].known().and_then(Facts::member).unwrap();
-        let lineage = facts.lineage.clone();
-        let there = |replica: &&ReplicaFacts| {
-            let member = &database.members[&replica.name];
-            let facts = self.live[&member.target.id].known().and_then(Facts::member).unwrap();
-            // One that does not replay confirms all the same, until there is another timeline.
-            facts.receives_from.as_ref() == Some(&primary.target.address) && facts.lineage == lineage
-        };
-        let there = facts.replicas.iter().filter(there).map(|replica| replica.name.clone()).collect();
-        let names = &facts.synchronous_names;
-        let (demand, there) = (plan::synchronous::demand(names), plan::synchronous::counting(names, &there));
-        if there < demand {
-            return Err(format!("commits at {} hang: {there} of {demand} for {names}", primary.target.id));
-        }
-        Ok(())
-    }
-
-    fn role(&self, member: &Member) -> Role {
-        self.live[&member.target.id].known().and_then(Facts::member).map_or(Role::Stopped, |facts| facts.role)
     }
 
     /// Everything that an undo must restore.

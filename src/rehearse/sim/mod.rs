@@ -19,6 +19,7 @@
 mod data;
 mod fault;
 mod healthy;
+mod invariants;
 mod provider;
 mod world;
 

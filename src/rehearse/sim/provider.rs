@@ -50,6 +50,8 @@ struct State {
     /// Targets that accept everything and answer nothing.
     silent: BTreeSet<TargetId>,
     acted: Vec<(TargetId, Action)>,
+    /// What was broken first, and by what.
+    broken: Option<String>,
 }
 
 /// A world of targets, with faults; clones share it.
@@ -61,7 +63,8 @@ pub struct Simulation {
 impl Simulation {
     /// A simulation of `world`.
     pub fn new(world: World) -> Self {
-        let state = State { world, script: Script::default(), silent: BTreeSet::new(), acted: Vec::new() };
+        let state =
+            State { world, script: Script::default(), silent: BTreeSet::new(), acted: Vec::new(), broken: None };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -94,6 +97,11 @@ impl Simulation {
     /// Every action that had an effect, in order.
     pub fn acted(&self) -> Vec<(TargetId, Action)> {
         self.lock().acted.clone()
+    }
+
+    /// What must always hold ([`World::always`]) and was broken by an action, the first of all.
+    pub fn broken(&self) -> Option<String> {
+        self.lock().broken.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -167,6 +175,11 @@ impl Provider for Simulation {
             let done = if acts { state.world.act(&target.id, action) } else { Ok(()) };
             if acts && done.is_ok() {
                 state.acted.push((target.id.clone(), action.clone()));
+                if let Err(what) = state.world.always()
+                    && state.broken.is_none()
+                {
+                    state.broken = Some(format!("{what}, after {}", tried()));
+                }
             }
             if matches!(harm, Some(Harm::Die | Harm::DieAfter)) {
                 state.world.kill(&target.id);

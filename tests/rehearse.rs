@@ -72,7 +72,12 @@ fn drain() -> Intent {
 }
 
 fn patient() -> String {
-    EXAMPLE.replace("ttl: 30s", "ttl: 2h").replace("soak: 30s", "soak: 10m")
+    EXAMPLE.replace("ttl: 30s", "ttl: 2h").replace("soak: 30s", "soak: 5m")
+}
+
+/// Little waiting: each look at a proxy in virtual time is work all the same.
+fn hasty() -> String {
+    EXAMPLE.replace("ttl: 30s", "ttl: 2s").replace("soak: 30s", "soak: 1s")
 }
 
 /// Hours of plan, there and back, ends as a plan of the result says: nothing is left to do.
@@ -85,7 +90,7 @@ async fn hours_of_drain_and_restore_take_no_time_and_end_as_wanted() {
     let expected = off.expected;
     let outcome = rehearsal.apply(off).await;
     assert_eq!(outcome.end, RunEnd::Done, "{}", outcome.summary);
-    assert!(began.elapsed() >= Duration::from_secs(2 * 3600 + 3 * 600), "{:?} for {expected}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(2 * 3600 + 3 * 300), "{:?} for {expected}", began.elapsed());
     assert_eq!(rehearsal.primaries("accounts"), ["east-pg1"]);
     let nothing = rehearsal.planned(&Intent::default(), &holds).await;
     assert!(matches!(nothing, Planned::Nothing(_)), "{nothing:?}");
@@ -109,7 +114,7 @@ async fn whatever_goes_wrong_there_is_one_primary_at_most_and_the_run_says_why()
     for target in targets {
         for action in 1..6 {
             for harm in [Harm::Refuse, Harm::Ignore, Harm::Hang, Harm::Lose, Harm::Die, Harm::DieAfter] {
-                let rehearsal = Rehearsal::of(EXAMPLE);
+                let rehearsal = Rehearsal::of(&hasty());
                 let plan = rehearsal.plan(&drain(), &[]).await;
                 rehearsal.simulation.script(Fault { target: target.clone(), action, harm });
                 let outcome = rehearsal.apply(plan).await;
@@ -138,22 +143,23 @@ async fn whatever_goes_wrong_there_is_one_primary_at_most_and_the_run_says_why()
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: 24, ..Default::default() })]
+    #![proptest_config(proptest::test_runner::Config { cases: 24, failure_persistence: None, ..Default::default() })]
 
     /// Several things go wrong in one run, anywhere: what must always hold does, the run ends with a reason, and once the faults are over
-    /// plans that are applied one after the other end as wanted, unless somebody has died or a human must look.
+    /// plans that are applied one after the other end as wanted (or, where the candidate is out, as before), unless somebody has died or a
+    /// human must look.
     #[test]
     fn any_faults_break_nothing_and_the_next_plans_end_as_wanted(
         faults in proptest::collection::vec((0usize..100, 1usize..6, 0usize..6), 1..4),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let rehearsal = Rehearsal::of(EXAMPLE);
+            let rehearsal = Rehearsal::of(&hasty());
             let off = rehearsal.plan(&drain(), &[]).await;
             let holds = off.holds.clone();
             let all: Vec<TargetId> = rehearsal.engine.topology().targets().map(|target| target.id.clone()).collect();
             let harms = [Harm::Refuse, Harm::Ignore, Harm::Hang, Harm::Lose, Harm::Die, Harm::DieAfter];
-            let mut dies = false;
+            let (mut dies, mut restored) = (false, false);
             for (target, action, harm) in &faults {
                 dies |= *harm > 3;
                 let target = all[target % all.len()].clone();
@@ -168,10 +174,22 @@ proptest::proptest! {
                 match rehearsal.planned(&drain(), &holds).await {
                     Planned::Plan(rest) => outcome = rehearsal.apply(*rest).await,
                     Planned::Nothing(_) => break,
-                    Planned::Refused(refusals) => panic!("{faults:?}: {refusals:?} after {}", outcome.summary),
+                    // A candidate that was withdrawn and could not be led back: a plan repairs what follows a primary that stays.
+                    Planned::Refused(refusals) => {
+                        let told = format!("{faults:?}: {refusals:?} after {}", outcome.summary);
+                        assert!(refusals.iter().all(|refusal| refusal.what.contains("is fenced, not a replica")), "{told}");
+                        let back = Intent { restore: ["west".into()].into(), ..Intent::default() };
+                        outcome = rehearsal.apply(rehearsal.plan(&back, &holds).await).await;
+                        restored = outcome.end == RunEnd::Done;
+                        if restored {
+                            break;
+                        }
+                    }
                 }
             }
+            assert_eq!(rehearsal.simulation.broken(), None, "{faults:?}: {}", outcome.summary);
             if !dies && outcome.end != RunEnd::Stuck {
+                let holds = if restored { Vec::new() } else { holds };
                 let rest = rehearsal.planned(&Intent::default(), &holds).await;
                 assert!(matches!(rest, Planned::Nothing(_)), "{faults:?}: {} then {rest:?}", outcome.summary);
             }

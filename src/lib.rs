@@ -12,6 +12,7 @@ pub mod journal;
 pub mod model;
 pub mod plan;
 pub mod provider;
+pub mod rehearse;
 pub mod report;
 pub mod secret;
 pub mod store;

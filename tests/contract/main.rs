@@ -182,6 +182,9 @@ mod pgbouncer;
 mod postgresql;
 mod rfc2136;
 mod silent;
+mod sim;
 
+#[path = "../common/healthy.rs"]
+mod healthy;
 #[path = "../common/postgres.rs"]
 mod servers;

@@ -66,7 +66,7 @@ fn carry_out(world: &mut World, plan: &Plan, choose: impl FnMut(usize) -> usize)
         for assumption in &step.after {
             world.holds(assumption).unwrap_or_else(|why| panic!("after {}: {why}", step.id));
         }
-        world.invariants().unwrap_or_else(|why| panic!("after {}: {why}", step.id));
+        world.undisturbed().unwrap_or_else(|why| panic!("after {}: {why}", step.id));
     }
 }
 

@@ -69,6 +69,10 @@ impl Diagnostic {
     }
 }
 
+/// The code of findings about a setting that is of no use to a target without a `host`. A provider's check, which sees the settings
+/// only, reports them always; the topology's check drops them where the target names a host.
+pub const NEEDS_HOST: &str = "needs-host";
+
 /// Judges a target's settings: pure, all findings at once. Its `kind` tells what the settings are for. Each provider has one; the
-/// topology's check calls them.
+/// topology's check calls them, and knows of [`NEEDS_HOST`].
 pub type SettingsCheck = fn(kind: TargetKind, settings: &Settings) -> Vec<Diagnostic>;

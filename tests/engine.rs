@@ -21,7 +21,9 @@ use handover::model::{
     Action, CLOSE_FRONTENDS, Condition, Facts, JobFacts, Live, Observed, Scope, Target, TargetId, Unreachable,
 };
 use handover::plan::{Depth, GateName, Intent, Override, Plan, Planned, StepId, make};
+use handover::provider::rfc2136::Rfc2136;
 use handover::provider::{Clock, Outcome, Provider, Registry, SystemClock};
+use handover::secret::SecretReader;
 use handover::topology::Topology;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -115,7 +117,7 @@ async fn apply(
         digest: String::new(),
         document: String::new(),
         run: RunId("test".to_owned()),
-        operator: "test".to_owned(),
+        holder: "test".into(),
         stop,
         events,
     };
@@ -274,4 +276,31 @@ async fn a_stage_begins_only_while_its_window_leaves_time_for_it() {
     assert_eq!(end, RunEnd::Refused, "{why}");
     let (end, why, _) = stop_and_start("2026-11-23T01:30:00-07:00", &[GateName::Windows]).await;
     assert_eq!(end, RunEnd::Done, "{why}");
+}
+
+/// A zone's change is one message, and a message has an end: the plan is refused, not its application.
+#[test]
+fn a_change_that_fits_no_message_makes_no_plan() {
+    let engine = |hosts: usize| {
+        let names: Vec<String> = (0..hosts).map(|n| format!("host{n}.clickbank.example")).collect();
+        let text = EXAMPLE.replacen("hostnames: [pay.", &format!("hostnames: [{}, pay.", names.join(", ")), 1);
+        let topology = Arc::new(healthy::read(&text));
+        let intent = Intent { drain: ["west".into()].into(), ..Intent::default() };
+        let now = "2026-11-23T06:15:00Z".parse().unwrap();
+        let Planned::Plan(plan) = make(&topology, &intent, &[], &healthy::live(&topology), now) else { panic!() };
+        let dns = Rfc2136::new(Arc::new(SecretReader::new("/nowhere")));
+        let registry = Registry::default().with("rfc2136", Arc::new(dns));
+        let engine = Engine::new(topology, registry, Arc::new(SystemClock), Duration::from_secs(2));
+        engine.impossible(&plan)
+    };
+    assert_eq!(engine(100), []);
+    let refusals = engine(1_500);
+    // Each of the two servers that take updates, there and back.
+    assert_eq!(refusals.len(), 2, "{refusals:?}");
+    assert_eq!(
+        refusals[1].what,
+        "west-ns1: the change does not fit one DNS message of 64 KiB, and in several it would not be all or nothing (updating \
+         1503 record sets of clickbank.example at 10.10.0.53:53)"
+    );
+    assert!(refusals[1].advice.contains("spread the hostnames over several zones"), "{refusals:?}");
 }

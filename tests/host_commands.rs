@@ -127,3 +127,57 @@ async fn a_command_that_fails_hangs_or_lies_is_named_and_its_fence_undone() {
     world.serves_again(&world.old.target(), &lineage).await;
     world.new.until("SELECT status FROM pg_stat_wal_receiver", "streaming");
 }
+
+/// A machine with systemd, or what this member's provider sees of one.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+case "$1" in
+status) for pid; do :; done; printf '* postgresql@15-main.service - PostgreSQL\n   Loaded: %s\n' "$pid" ;;
+show) printf 'Restart=%s\n' "$(cat "${0%/*}/restart")" ;;
+esac
+"#;
+
+/// The programs that commands of this machine find come by the environment of the process that runs them: this test runs itself again
+/// with one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_that_would_start_what_was_stopped_is_another_manager() {
+    const FOLDER: &str = "HANDOVER_TEST_SYSTEMCTL";
+    let Some(folder) = std::env::var_os(FOLDER).map(std::path::PathBuf::from) else {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("systemctl");
+        std::fs::write(&program, SYSTEMCTL).unwrap();
+        for (path, mode) in [(folder.path(), 0o755), (&program, 0o755)] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "a_unit_that_would_start_what_was_stopped_is_another_manager", "--nocapture"]);
+        let output = again.env("PATH", path).env(FOLDER, folder.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    };
+    let world = World::start().await;
+    let manager = async |restart: &str, target: &Target| {
+        std::fs::write(folder.join("restart"), restart).unwrap();
+        // A unit is asked for once in the life of a provider.
+        let postgresql = Postgresql::new(world.site.secrets(), Arc::new(Transport::new()));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        match postgresql.observe(target, &Scope::Member, deadline).await {
+            Observed::Known { value, .. } => value.member().unwrap().settings.get("manager").cloned(),
+            Observed::Unreachable(why) => panic!("{why}"),
+        }
+    };
+    let plain = world.old.target();
+    for (restart, seen) in [("no", false), ("on-failure", false), ("always", true), ("on-success", true)] {
+        let expected = seen.then(|| format!("systemd (postgresql@15-main.service has Restart={restart})"));
+        assert_eq!(manager(restart, &plain).await, expected, "{restart}");
+    }
+    // systemd keeps down what it was itself told to stop, and a host may have another way.
+    assert_eq!(manager("always", &world.with(&[("stop", "true")])).await, None);
+    assert_eq!(manager("always", &world.with(&[("inhibit", "true"), ("allow", "true")])).await, None);
+    // A member that runs in no unit, as after `pg_ctl start` by hand.
+    world.old.stop();
+    world.old.start();
+    std::fs::write(folder.join("systemctl"), "#!/bin/sh\necho Failed >&2; exit 4\n").unwrap();
+    assert_eq!(manager("always", &plain).await, None);
+}

@@ -48,7 +48,7 @@ async fn begin(store: &SqliteStore, run: &str, at: Timestamp, holds: Vec<Hold>) 
         document: None,
         overrides: handover::plan::Overrides::new(),
     };
-    store.begin(&RunId(run.to_owned()), "ada@ops pid 4711", &entry(0, at, first)).await.unwrap()
+    store.begin(&RunId(run.to_owned()), &"ada@ops pid 4711".into(), &entry(0, at, first)).await.unwrap()
 }
 
 fn done(step: usize) -> Record {
@@ -116,6 +116,22 @@ async fn runs_are_listed_shown_and_pruned() {
     let (code, _, why) = runs(&state, &["show", "202607"]);
     assert!(code == 1 && why.contains("may be 4 runs"), "{why}");
     assert_eq!(json(&runs(&state, &["show", "2027", "--format", "json"]).1)["result"], "error");
+
+    // A report, to standard output or into a file whose name says how.
+    let report = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_handover"));
+        command.arg("report").args(arguments).env("HANDOVER_TOPOLOGY", TOPOLOGY).env("HANDOVER_STATE_DIR", &state);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = report(&["20261101"]);
+    assert!(code == 0 && text.starts_with("# drain west: stuck\n"), "{text}");
+    let file = folder.path().join("report.html");
+    assert_eq!(report(&["20261101", "--out", file.to_str().unwrap()]), (0, String::new()));
+    let page = std::fs::read_to_string(&file).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<svg "), "{page}");
+    assert_eq!(report(&["2027"]).0, 1);
+    assert_eq!(report(&["last", "--out", "/nowhere/report.md"]).0, 1);
 
     // Asked for, but needed: it says so, and asks before it removes the others.
     assert_eq!(runs(&state, &["prune"]).0, 64);

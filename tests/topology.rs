@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use handover::diagnostic::{Diagnostic, SettingsCheck};
+use handover::diagnostic::{Diagnostic, NEEDS_HOST, SettingsCheck};
 use handover::model::{Percent, SettingValue, Settings, TargetKind};
 use handover::report::diagnostic::{Style, render};
 use handover::topology::{Parsed, parse};
@@ -24,6 +24,9 @@ fn check(_: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
     let mut findings: Vec<Diagnostic> = unknown
         .map(|(key, (place, _))| Diagnostic::error("unknown-setting", *place, format!("unknown setting `{key}`")))
         .collect();
+    if let Some(file) = settings.get("state_file") {
+        findings.push(Diagnostic::warning(NEEDS_HOST, file.place, "`state_file` is of no use without a host"));
+    }
     if settings.text("refuse").is_some() {
         findings.push(Diagnostic::warning("refused-setting", settings.place, "these settings refuse all"));
     }
@@ -52,6 +55,19 @@ fn the_worked_example_is_clean() {
     assert_eq!(topology.facilities.len(), 3);
     assert_eq!(topology.targets().count(), 4 + 4 + 12 + 6 + 2 + 1);
     assert_eq!(topology.policy.stages.last(), Some(&Percent::FULL));
+}
+
+#[test]
+fn a_setting_that_needs_a_host_is_found_where_there_is_none() {
+    let proxy = "west-lb1: {facility: west, address: 10.10.0.80, settings: {";
+    let with = |start: &str| SMALL.replacen(proxy, &format!("{start}state_file: /var/state, "), 1);
+    let hosted = with("west-lb1: {facility: west, address: 10.10.0.80, host: west-db1, settings: {");
+    assert_eq!(read(hosted.as_bytes()).unwrap().warnings, []);
+    let homeless = with(proxy);
+    let warnings = read(homeless.as_bytes()).unwrap().warnings;
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    let shown = shown(homeless.as_bytes(), &warnings);
+    assert!(warning.code == NEEDS_HOST && shown.contains("topology.yaml:12:"), "{shown}");
 }
 
 #[test]

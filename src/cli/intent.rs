@@ -50,7 +50,7 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
 /// # Errors
 /// Every name that no gate has.
 pub(super) fn overrides(gates: &[String], reason: Option<&str>) -> Result<Overrides, Vec<String>> {
-    let operator = super::apply::operator();
+    let operator = super::process::holder().name;
     let by = operator.split(' ').next().unwrap_or(&operator);
     let (mut overrides, mut wrong) = (Overrides::new(), Vec::new());
     for text in gates {

@@ -75,7 +75,14 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
         return Ok(exit);
     }
     let live = context.engine.observe().await;
-    let (exit, text) = match plan::make(&context.topology, &intent, &holds, &live, now) {
+    let planned = match plan::make(&context.topology, &intent, &holds, &live, now) {
+        Planned::Plan(plan) => match context.engine.impossible(&plan) {
+            impossible if impossible.is_empty() => Planned::Plan(plan),
+            impossible => Planned::Refused(impossible),
+        },
+        other => other,
+    };
+    let (exit, text) = match planned {
         Planned::Nothing(notes) => (Exit::Success, report::answer(PlanAnswer::Nothing(&notes), form)),
         Planned::Refused(refusals) => refused(&refusals),
         Planned::Plan(plan) => {

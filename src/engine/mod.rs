@@ -14,11 +14,12 @@ mod step;
 mod undo;
 mod waits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Target, TargetId};
+use crate::plan::{Plan, Refusal, Undo, Work};
 use crate::provider::{Clock, Registry};
 use crate::topology::Topology;
 
@@ -61,6 +62,25 @@ impl Engine {
     /// The topology.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// What a plan demands that could never be carried out, its ways back included: the reasons to refuse it before it is saved.
+    pub fn impossible(&self, plan: &Plan) -> Vec<Refusal> {
+        let mut refusals = BTreeSet::new();
+        for step in &plan.steps {
+            let Work::Act { target: id, action } = &step.work else { continue };
+            let Some(target) = self.targets.get(id) else { continue };
+            let Ok(provider) = self.registry.of(target) else { continue };
+            let back = match &step.undo {
+                Undo::Act { action, .. } => Some(action),
+                Undo::Nothing | Undo::Impossible { .. } => None,
+            };
+            for why in std::iter::once(action).chain(back).filter_map(|action| provider.impossible(target, action)) {
+                let advice = why.advice.unwrap_or_default();
+                refusals.insert(Refusal::new(format!("{}: {} ({})", id.name(), why.why, why.tried), advice));
+            }
+        }
+        refusals.into_iter().collect()
     }
 
     /// The time now.

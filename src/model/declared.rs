@@ -285,6 +285,8 @@ pub struct Database {
     pub members: BTreeMap<String, Member>,
     /// How commits wait for replicas.
     pub mode: ReplicationMode,
+    /// How many replicas confirm each commit, where that is declared.
+    pub confirmed_by: Option<usize>,
     /// The largest replication lag that is acceptable.
     pub max_lag: Span,
     /// The poolers in front of it, by name.

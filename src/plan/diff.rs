@@ -1,5 +1,6 @@
 //! The difference between what is and what should be: the only diff there is. Pure.
 
+mod confirmed;
 mod dns;
 mod shares;
 
@@ -13,8 +14,7 @@ use super::live;
 use super::weights::Participant;
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
-    Percent, RecordKey, RecordSet, ReplicationMode, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind,
-    ZoneName,
+    Percent, RecordKey, RecordSet, Role, Route, ServerSetting, ServiceName, TargetId, TargetKind, ZoneName,
 };
 use crate::topology::Topology;
 
@@ -206,7 +206,8 @@ impl Changes {
                 lines.push(format!("{} of {database} does not follow {}", member.name(), upstream.member.name()));
             }
             if change.synchronous.from != change.synchronous.to {
-                lines.push(format!("commits of {database} wait for nobody, should wait for {}", change.synchronous.to));
+                let from = if change.synchronous.from.is_empty() { "nobody" } else { &change.synchronous.from };
+                lines.push(format!("commits of {database} wait for {from}, should wait for {}", change.synchronous.to));
             }
         }
         lines.sort();
@@ -380,9 +381,8 @@ impl Diff<'_> {
             .map(|it| it.target.name())
             .filter(|name| *name != primary.member.name())
             .collect();
-        let missing = database.mode == ReplicationMode::Synchronous && from.is_empty() && !others.is_empty();
-        let to = if missing { format!("FIRST 1 (\"{}\")", others.join("\", \"")) } else { from.clone() };
-        if missing || !members.is_empty() {
+        let to = self.wanted_names(database, facts, &others, &members);
+        if from != to || !members.is_empty() {
             let synchronous = FromTo { from, to };
             let (database, primary) = (database.name.clone(), primary.clone());
             self.changes.follows.push(FollowChange { database, primary, members, synchronous });

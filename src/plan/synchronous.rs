@@ -73,6 +73,36 @@ pub(super) fn without(setting: &str, members: &[&str]) -> String {
     })
 }
 
+/// The setting that asks for `count` of `members`, which replicate: names that are listed stay, more are added only where they are
+/// too few.
+pub(super) fn demanding(setting: &str, count: usize, members: &[&str]) -> String {
+    if parse(setting).is_none() {
+        return format!("FIRST {count} (\"{}\")", members.join("\", \""));
+    }
+    rewritten(setting, |parsed| {
+        if parsed.method.is_none() && count != 1 {
+            parsed.method = Some("FIRST");
+        }
+        parsed.count = count;
+        let enough =
+            members.iter().filter(|member| parsed.names.iter().any(|name| same(name, member))).count() >= count;
+        if !enough && !parsed.anyone() {
+            let missing = members.iter().filter(|member| !parsed.names.iter().any(|name| same(name, member)));
+            let missing: Vec<String> = missing.map(ToString::to_string).collect();
+            parsed.names.extend(missing);
+        }
+    })
+}
+
+/// The member that alone is named, where a run that was cut short may have left it so ([`narrowed`]).
+pub(super) fn only(setting: &str) -> Option<String> {
+    let parsed = parse(setting)?;
+    match parsed.names.as_slice() {
+        [name] if parsed.method.is_some() && !parsed.anyone() => Some(name.clone()),
+        _ => None,
+    }
+}
+
 impl Names {
     /// `*` stands for every replica.
     fn anyone(&self) -> bool {
@@ -209,6 +239,25 @@ mod tests {
         assert_eq!(without("FIRST 2 (b, c, d)", &["c"]), "FIRST 2 (\"b\", \"d\")");
         assert_eq!(without("ANY 2 (b, c)", &["c"]), "ANY 1 (\"b\")");
         assert_eq!(without("*", &["c"]), "*", "whoever is there");
+    }
+
+    #[test]
+    fn what_is_declared_is_asked_for_and_listed_names_stay() {
+        for (setting, count, members, expected) in [
+            ("FIRST 1 (\"b\")", 2, &["b", "c"][..], "FIRST 2 (\"b\", \"c\")"),
+            ("ANY 1 (b, c)", 2, &["b", "c"], "ANY 2 (\"b\", \"c\")"),
+            // One that the operator has left out is not wanted.
+            ("ANY 1 (b, c)", 2, &["b", "c", "d"], "ANY 2 (\"b\", \"c\")"),
+            ("FIRST 3 (b, c, d)", 2, &["b", "c", "d"], "FIRST 2 (\"b\", \"c\", \"d\")"),
+            ("b, c", 2, &["b", "c"], "FIRST 2 (\"b\", \"c\")"),
+            ("ANY 1 (*)", 2, &["b", "c"], "ANY 2 (*)"),
+            ("FIRST 2 (b_1, c)", 2, &["b-1", "c"], "FIRST 2 (b_1, c)"),
+            ("", 2, &["b", "c"], "FIRST 2 (\"b\", \"c\")"),
+        ] {
+            assert_eq!(demanding(setting, count, members), expected, "{setting}");
+        }
+        assert_eq!(only("FIRST 1 (\"b\")").as_deref(), Some("b"));
+        assert_eq!([only("b"), only("FIRST 1 (b, c)"), only("ANY 1 (*)"), only("")], [None, None, None, None]);
     }
 
     #[test]

@@ -70,6 +70,12 @@ pub trait Provider: Send + Sync {
     /// open session, 20 ms where each question costs the target work.
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts>;
 
+    /// Why an action could never be carried out, whatever the target's state, so that no plan with it is made. Asks nobody.
+    fn impossible(&self, target: &Target, action: &Action) -> Option<Unreachable> {
+        let _ = (target, action);
+        None
+    }
+
     /// Opens what [`apply`](Self::apply) will need, so that a following critical section loses no time; errors show there. Changes
     /// nothing.
     async fn warm_up(&self, target: &Target, deadline: Instant) {

@@ -95,6 +95,7 @@ pub fn topology() -> Topology {
         .into_iter()
         .collect(),
         mode: ReplicationMode::Asynchronous,
+        confirmed_by: None,
         max_lag: Span::secs(1),
         poolers: ["west-pool1".to_owned(), "east-pool1".to_owned()].into(),
         direct: Vec::new(),

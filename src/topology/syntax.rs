@@ -287,6 +287,9 @@ maps! {
         /// Whether commits wait for a replica.
         #[schemars(extend("default" = "asynchronous"))]
         mode: ReplicationMode,
+        /// How many replicas confirm each commit where they are synchronous; without it, as many as the primary asks for.
+        #[schemars(range(min = 1))]
+        confirmed_by: u32,
         /// The largest acceptable lag.
         #[schemars(extend("default" = "1s"))]
         max_lag: Span,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::clients::{Clients, unharmed};
+use super::history;
 use super::world::World;
 use handover::model::Span;
 use handover::plan::Plan;
@@ -50,7 +51,13 @@ fn a_facility_is_drained_and_brought_back_and_clients_notice_nothing() {
     let mut run = world.begin(&topology, &drain);
     run.until_begun("gate.soak.10%");
     world.apply(&topology, &again).code(5).says(&["locked by flow@"]);
+    world.handover(&["runs"]).code(0).says(&["In progress: drain west, by flow@"]);
+    let followed = world.follow();
     run.end(0);
+    let followed = followed.join().unwrap();
+    assert_eq!(followed.code, 0, "{}", followed.err);
+    assert!(followed.out.trim_end().ends_with("run ended, done: drain west: done"), "{}", followed.out);
+    history::told_as_it_was(&world, &run, "done");
     assert_eq!(
         world.weights("east-lb1", "orderform"),
         ["east-app1 100 0", "east-app2 100 0", "west-app1 0 1", "west-app2 0 1"]
@@ -104,6 +111,7 @@ fn a_facility_is_drained_and_brought_back_and_clients_notice_nothing() {
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["Nothing to do"]);
     world.handover(&["status"]).code(0);
 
+    history::tells_no_secret(&world);
     clients.go_on();
     let report = clients.end(&world);
     unharmed(&report);

@@ -7,6 +7,7 @@ use handover::event::{Event, Verdict};
 use lab::Selection;
 
 use super::clients::{Clients, unharmed};
+use super::history;
 use super::world::{Running, World, until};
 
 /// `policy.max_write_stall` of the worked example.
@@ -44,6 +45,7 @@ fn undone(world: &World, run: &Running, step: &str, before: &str, clients: &Clie
     world.unchanged(before);
     let report = clients.go_on();
     assert!(report.is_clean(), "{report:#?}\n{}", run.story());
+    history::told_as_it_was(world, run, "stopped");
     let stall = report.databases["accounts"].longest_stall_ms;
     assert!(stall <= MAX_STALL_MS, "clients waited {stall} ms:\n{}", run.story());
 }
@@ -150,6 +152,7 @@ fn a_drain_that_is_disturbed_retreats_or_stops_and_can_be_finished() {
     run.end(3);
     let retreated = |event: &Event| matches!(event, Event::GateJudged { verdict: Verdict::Retreat, .. });
     assert!(run.seen.iter().any(retreated), "{:#?}", run.seen);
+    history::told_as_it_was(&world, &run, "undone");
     world.lab.start_servers(&Selection::Target("east-pool1".to_owned())).unwrap();
     world.unchanged(&back);
     until("the east is well again", || world.handover(&["status"]).code == 0);

@@ -6,6 +6,7 @@ mod clients;
 mod drain;
 mod edited;
 mod failures;
+mod history;
 mod intents;
 mod layouts;
 mod powered;

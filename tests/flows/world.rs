@@ -188,6 +188,12 @@ impl World {
         Running { child, events, seen: Vec::new(), times: Vec::new(), errors: Some(errors) }
     }
 
+    /// Follows the last run to its end.
+    pub fn follow(&self) -> std::thread::JoinHandle<Answer> {
+        let command = self.command(&self.topology(), &["runs", "follow"]);
+        std::thread::spawn(move || run(command))
+    }
+
     /// Runs a script in the operator's place and folder, with `$HANDOVER` as the program.
     pub fn script(&self, script: &str) -> Answer {
         let mut command = self.lab.command("sh").unwrap();

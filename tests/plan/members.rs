@@ -346,3 +346,39 @@ proptest! {
         prop_assert_eq!(world.comparable(), before);
     }
 }
+
+/// A run that was killed between the narrowing of the names and its end, found by the next plan.
+#[test]
+fn names_that_a_cut_run_left_narrow_are_set_right_where_it_is_declared_how_many_confirm() {
+    let declared = |text: String| text.replace("{mode: synchronous,", "{mode: synchronous, confirmed_by: 2,");
+    let mut cut = world(4, &[], "ANY 2 (m1, m2)").with_topology(&topology(4, "m1", &[]));
+    let there = plan(&cut, &Intent::default(), &[]);
+    for step in there.steps.iter().filter(|step| step.id.0.contains(".set_synchronous.")) {
+        let Work::Act { target, action } = &step.work else { panic!() };
+        cut.act(target, action);
+    }
+    assert_eq!(cut.seen("accounts", "m0").synchronous_names, "FIRST 1 (\"m1\")");
+
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let mut repaired = cut.with_topology(&declared(topology(4, "m0", &[])));
+    let repair = plan(&repaired, &Intent::default(), &[]);
+    carry_out(&mut repaired, &repair, |_| 0);
+    assert_eq!(repaired.seen("accounts", "m0").synchronous_names, "FIRST 2 (\"m1\", \"m2\", \"m3\")");
+    assert!(matches!(make(&repaired.topology, &Intent::default(), &[], &repaired.live, now), Planned::Nothing(_)));
+
+    // Nobody says how many: then it is only named, in plan and status.
+    let mut named = repaired.with_topology(&topology(4, "m0", &[]));
+    named.arrange("accounts", &(1..4).map(|n| (format!("m{n}"), "m0".to_owned())).collect(), "FIRST 1 (\"m1\")");
+    let Planned::Nothing(notes) = make(&named.topology, &Intent::default(), &[], &named.live, now) else { panic!() };
+    let expected = "commits of accounts wait for m1 alone, though m1, m2 and m3 replicate";
+    assert!(notes.iter().any(|note| note.starts_with(expected) && note.contains("confirmed_by")), "{notes:?}");
+
+    // Those that do not stream cannot confirm: commits are not made to wait for them.
+    let mut fewer = named.with_topology(&declared(topology(4, "m0", &[])));
+    fewer.change_member("accounts", "m0", |facts| {
+        facts.replicas.iter_mut().filter(|replica| replica.name != "m1").for_each(|replica| replica.streaming = false);
+    });
+    let Planned::Nothing(notes) = make(&fewer.topology, &Intent::default(), &[], &fewer.live, now) else { panic!() };
+    let expected = "commits of accounts should be confirmed by 2 replicas, and 1 can: bring the others back";
+    assert!(notes.iter().any(|note| note == expected), "{notes:?}");
+}

@@ -217,13 +217,17 @@ async fn clear(folder: &Path) -> Result<()> {
             _ => {}
         }
     }
-    for name in ["drain.yaml", "restore.yaml", "report.json"] {
-        match tokio::fs::remove_file(folder.join(name)).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(context),
-            _ => {}
+    tokio::fs::create_dir_all(folder).await.with_context(context)?;
+    let mut left = tokio::fs::read_dir(folder).await.with_context(context)?;
+    while let Some(entry) = left.next_entry().await.with_context(context)? {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let plan = ["drain", "restore"].iter().any(|kind| name.starts_with(kind)) && name.ends_with(".yaml");
+        if plan || name == "report.json" {
+            tokio::fs::remove_file(entry.path()).await.with_context(context)?;
         }
     }
-    tokio::fs::create_dir_all(folder).await.with_context(context)
+    Ok(())
 }
 
 /// One performance.

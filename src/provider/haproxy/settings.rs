@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, NEEDS_HOST};
 use crate::model::{Settings, TargetKind};
 
 const HELP: &str =
@@ -63,7 +63,8 @@ impl Control {
 /// Judges a proxy's settings: `control` must be there and be a control channel, `state_file` may be, and there are no others.
 pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
     let mut findings: Vec<Diagnostic> = Control::of(settings).err().into_iter().collect();
-    if let Some(setting) = settings.get("state_file")
+    let state_file = settings.get("state_file");
+    if let Some(setting) = state_file
         && !setting.as_text().is_some_and(|path| path.starts_with('/') && !path.ends_with('/') && !path.contains('\0'))
     {
         let message = "`state_file` is the absolute path of a file on the proxy's host";
@@ -71,6 +72,11 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
             "write it as in `server-state-file` of the proxy's `global`, such as `/var/lib/haproxy/server-state`";
         findings.push(Diagnostic::error("bad-setting", setting.place, message).help(help));
     }
+    findings.extend(state_file.map(|setting| {
+        let message = "`state_file` is on the proxy's host, and the proxy names none: nothing is saved there";
+        Diagnostic::warning(NEEDS_HOST, setting.place, message)
+            .help("give the proxy a `host`, or take `state_file` away")
+    }));
     for (key, (place, _)) in settings.entries.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
         let message = format!("provider haproxy has no setting `{key}`");
         findings.push(
@@ -149,7 +155,8 @@ mod tests {
     fn a_state_file_is_an_absolute_path() {
         let text = |text: &str| SettingValue::Text(text.to_owned());
         let check = |state| check(TargetKind::Proxy, &settings(&[("control", text("unix:/s")), ("state_file", state)]));
-        assert_eq!(check(text("/var/lib/haproxy/server-state")), []);
+        let codes = |findings: Vec<Diagnostic>| findings.iter().map(|it| (it.code, it.place.start)).collect::<Vec<_>>();
+        assert_eq!(codes(check(text("/var/lib/haproxy/server-state"))), [(NEEDS_HOST, 25)]);
         for wrong in [text("server-state"), text("/var/lib/haproxy/"), SettingValue::Null] {
             assert_eq!(check(wrong)[0].place.start, 25);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, NEEDS_HOST};
 use crate::model::text;
 use crate::model::{Place, Setting, SettingValue, Settings, TargetKind};
 use crate::provider::pgwire::split_address;
@@ -49,6 +49,9 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
             "admin" => findings.extend(wrong_text(key, setting)),
             "databases" => {
                 findings.extend(wrong_text(key, setting));
+                let message = "`databases` is on the pooler's machine, and the pooler names no `host`";
+                let needs_host = Diagnostic::warning(NEEDS_HOST, setting.place, message);
+                findings.push(needs_host.help("without it the pooler can be read, but not led to another primary"));
                 if setting.as_text().is_some_and(|path| !path.starts_with('/')) {
                     let message = "`databases` is a path on the pooler's machine: it begins with `/`";
                     findings.push(Diagnostic::error("wrong-setting", setting.place, message));
@@ -203,6 +206,7 @@ mod tests {
                 "missing-setting",
                 "wrong-setting",
                 "wrong-setting",
+                NEEDS_HOST,
                 "wrong-setting",
                 "secret-reference",
                 "unknown-key",
@@ -216,12 +220,11 @@ mod tests {
             ("password", SettingValue::Map(map(&[("file", text("secrets/pgbouncer"))]))),
             ("databases", text("/srv/pool/databases.ini")),
         ];
-        assert!(check(TargetKind::Pooler, &Settings { entries: map(&right), place: Place::default() }).is_empty());
-        // Without the file it can be read, but not led elsewhere.
-        let warned = check(TargetKind::Pooler, &Settings { entries: map(&right[..2]), place: Place::default() });
-        assert_eq!(
-            warned.iter().map(|it| (it.code, it.severity)).collect::<Vec<_>>(),
-            [("missing-setting", Severity::Warning)]
-        );
+        // Without the file, or the machine that it is on, it can be read, but not led elsewhere.
+        for (right, code) in [(&right[..], NEEDS_HOST), (&right[..2], "missing-setting")] {
+            let warned = check(TargetKind::Pooler, &Settings { entries: map(right), place: Place::default() });
+            let found: Vec<_> = warned.iter().map(|it| (it.code, it.severity)).collect();
+            assert_eq!(found, [(code, Severity::Warning)]);
+        }
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct HostArguments {
 }
 
 /// Runs the script `"$1"` as the owner of the data directory `"$4"`: PostgreSQL refuses to run as root.
-const AS_OWNER: &str = r#"
+pub(super) const AS_OWNER: &str = r#"
 if [ ! -O "$4" ] && [ "$(id -u)" = 0 ] && [ -d "$4" ]; then
   owner=$(ls -ldn -- "$4" | { read -r _ _ user group _; echo "$user $group"; })
   exec setpriv --reuid "${owner% *}" --regid "${owner#* }" --clear-groups sh -c "$@"

@@ -33,6 +33,7 @@ mod fence;
 mod native;
 mod promote;
 mod settings;
+mod systemd;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,12 +85,13 @@ const POLL: Duration = Duration::from_millis(10);
 /// The provider `postgresql`.
 pub struct Postgresql {
     client: Client,
+    units: systemd::Units,
 }
 
 impl Postgresql {
     /// A provider without open sessions.
     pub fn new(secrets: Arc<SecretReader>, transport: Arc<Transport>) -> Self {
-        Self { client: Client::new(secrets, transport) }
+        Self { units: systemd::Units::new(Arc::clone(&transport)), client: Client::new(secrets, transport) }
     }
 
     /// The facts that `condition` is about, once.
@@ -184,16 +186,20 @@ fn seen(facts: MemberFacts) -> Outcome {
     Outcome::Seen(Box::new(Facts::Member(Box::new(facts))))
 }
 
-fn known(facts: MemberFacts, began: Instant) -> Observed<Facts> {
-    Observed::Known { value: Facts::Member(Box::new(facts)), took: began.elapsed() }
-}
-
 #[async_trait]
 impl Provider for Postgresql {
     async fn observe(&self, target: &Target, _scope: &Scope, deadline: Instant) -> Observed<Facts> {
         let began = Instant::now();
-        match self.client.facts_or_files(target, deadline).await {
-            Ok(facts) => known(facts, began),
+        // How far away it is shows in its own answer: what its machine is asked beside it takes longer.
+        let asking = async { (self.client.facts_or_files(target, deadline).await, began.elapsed()) };
+        let ((facts, took), manager) = tokio::join!(asking, self.units.manager(target, deadline));
+        match facts {
+            Ok(mut facts) => {
+                if let Some(manager) = manager {
+                    facts.settings.entry("manager".to_owned()).or_insert(manager);
+                }
+                Observed::Known { value: Facts::Member(Box::new(facts)), took }
+            }
             Err(why) => Observed::Unreachable(why),
         }
     }

@@ -142,6 +142,13 @@ pub(super) fn sign(mut message: Message, signer: &TSigner) -> Result<Signed, Fau
     Ok(Signed { bytes: convert::encode(&message)?, id: message.metadata.id, verifier, signed_at })
 }
 
+/// Whether a message can be sent once it is signed; the signature's length depends on the key's name and algorithm only.
+pub(super) fn fits(message: Message, key: &Key) -> Result<(), Fault> {
+    let signer = TSigner::new(vec![0; 64], key.algorithm.clone(), key.name.clone(), FUDGE);
+    let signer = signer.map_err(|_| Fault { why: "its algorithm is not supported".to_owned(), advice: None })?;
+    sign(message, &signer).map(drop)
+}
+
 impl Signed {
     /// Reads an answer, not yet verified.
     pub fn parse(&self, answer: &[u8]) -> Result<Message, Broken> {

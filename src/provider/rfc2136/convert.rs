@@ -266,11 +266,13 @@ pub(super) fn encode(message: &Message) -> Result<Vec<u8>, Fault> {
     let truncated = |bytes: &Vec<u8>| bytes.get(2).is_none_or(|flags| flags & 0b10 != 0);
     match message.to_vec() {
         Ok(bytes) if !truncated(&bytes) => Ok(bytes),
-        _ => {
-            Err(Fault::new("the change does not fit one DNS message of 64 KiB, and in several it would not be all or nothing")
-                .advice("nothing was sent: spread the hostnames over several zones (each is a message of its own), or publish fewer \
-                         addresses for each"))
-        }
+        _ => Err(Fault::new(
+            "the change does not fit one DNS message of 64 KiB, and in several it would not be all or nothing",
+        )
+        .advice(
+            "spread the hostnames over several zones (each is a message of its own), or publish fewer \
+                         addresses for each",
+        )),
     }
 }
 

@@ -90,7 +90,7 @@ impl Rfc2136 {
         sets: &Sets,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let tried = format!("updating {} of {zone} at {}", counted(sets.len()), target.address);
+        let tried = updating(zone, sets, target);
         let call = Call { target, tried, deadline };
         let update = convert::update(zone, sets).map_err(|fault| call.fault(fault))?;
         let (key, signer) = self.signer(&call).await?;
@@ -162,6 +162,15 @@ impl Provider for Rfc2136 {
             Err(Failure::Untouched(why)) => Outcome::NotApplied(why),
             Err(Failure::Doubtful(why)) => Outcome::Unknown(why),
         }
+    }
+
+    fn impossible(&self, target: &Target, action: &Action) -> Option<Unreachable> {
+        let Action::SetRecords { zone, sets } = action else { return None };
+        // Settings are judged elsewhere.
+        let key = settings::credentials(&target.settings).ok()?;
+        let fault = convert::update(zone, sets).and_then(|update| client::fits(update, &key)).err()?;
+        let tried = updating(zone, sets, target);
+        Some(Unreachable { why: fault.why, tried, advice: fault.advice })
     }
 
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {
@@ -288,6 +297,10 @@ impl Call<'_> {
 
 fn misdirected(target: &Target) -> Unreachable {
     Unreachable::new("a name server knows record sets and nothing else", format!("provider rfc2136 at {}", target.id))
+}
+
+fn updating(zone: &ZoneName, sets: &Sets, target: &Target) -> String {
+    format!("updating {} of {zone} at {}", counted(sets.len()), target.address)
 }
 
 fn counted(count: usize) -> String {

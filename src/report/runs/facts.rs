@@ -109,7 +109,7 @@ pub(super) fn impacts(story: &Story) -> Vec<Impact> {
     for window in &story.without_redundancy {
         let took = window.to_ms.map(|to| duration_ms(to.saturating_sub(window.from_ms)));
         let note = match window.to_ms {
-            Some(_) => "from the fence of the old primary until its followers were complete again",
+            Some(_) => "from the fence of the old primary until the copies were complete again",
             None => "no end was recorded: look with handover status",
         };
         impacts.push(Impact {

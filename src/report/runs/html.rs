@@ -1,30 +1,18 @@
 //! A run as one HTML page for a review after the fact: no script, nothing from elsewhere, light and dark, fit for paper.
 
-use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::super::text::duration_ms;
 use super::facts::{figures, impacts, last_word, sentences};
 use super::list::who;
 use super::show::{plus, second};
 use super::story::{State, StepStory, Story};
-use super::svg::draw;
+use super::svg::{Plain, draw};
 use super::{timeline, words};
 use crate::event::StepOutcome;
 
 /// Constant, and without any `<`.
 const STYLE: &str = include_str!("report.css");
-
-/// Text from people, files and servers: shown as it is. What would turn or hide the letters around it is made visible.
-struct Plain<'a>(&'a str);
-
-impl Render for Plain<'_> {
-    fn render_to(&self, out: &mut String) {
-        let turns = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        let shown: String =
-            self.0.chars().map(|c| if turns(c) || (c.is_control() && c != '\n') { '\u{fffd}' } else { c }).collect();
-        shown.as_str().render_to(out);
-    }
-}
 
 /// The page.
 pub fn story_html(story: &Story) -> String {
@@ -116,7 +104,7 @@ fn way_on(story: &Story) -> Markup {
                     b { (Plain(&step.title)) }
                     @if let Some(target) = &step.target { " " code { (Plain(target.as_str())) } }
                     p { (Plain(why)) }
-                    p class="soft" { "The step is " (words::outcome(step.outcome)) "." }
+                    p class="soft" { "In the end: " (words::outcome(step.outcome)) "." }
                 }
             }
             @if !story.ways_on.is_empty() {

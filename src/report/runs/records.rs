@@ -42,7 +42,7 @@ impl RecordLine<'_> {
         let at = self.entry.at.strftime("%H:%M:%S%.3f");
         let since = std::time::Duration::from_millis(self.entry.elapsed_ms).as_secs_f64();
         let words = words::record(&self.entry.record, &|id| titles.of(id));
-        format!("{at}  +{since:.3}s  {}\n", words.replace(['\n', '\r'], " "))
+        format!("{at}  +{since:.3}s  {}\n", words.replace(char::is_control, " "))
     }
 
     /// For programs: the record as it was written, but for the plan file's text.

@@ -140,7 +140,9 @@ impl Play<'_> {
             };
             let mut failed = None;
             for step in steps {
-                let from = step.needs.iter().filter_map(|need| ends.get(need)).max().copied().unwrap_or(begin + 4);
+                let inside = step.needs.iter().filter(|need| steps.iter().any(|other| other.id == **need));
+                let from = inside.map(|need| ends.get(need)).try_fold(begin + 4, |from, end| Some(from.max(*end?)));
+                let Some(from) = from else { continue };
                 let to = from + took(step);
                 if failed.is_some_and(|(at, _)| from >= at) {
                     continue;
@@ -155,9 +157,10 @@ impl Play<'_> {
                 }
                 if fails.is_some_and(|verb| is(&step, verb)) {
                     failed.get_or_insert((to, *step));
+                } else {
+                    ends.insert(&step.id, to);
                 }
                 phases.push((step, from, to));
-                ends.insert(&step.id, to);
             }
             let last = ends.values().max().copied().unwrap_or(begin);
             match failed {

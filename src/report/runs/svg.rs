@@ -1,8 +1,20 @@
 //! Draws pictures of runs. The colours are the page's: it names a style for each class.
 
-use maud::{Markup, html};
+use maud::{Markup, Render, html};
 
 use super::timeline::{Cut, LEFT, Picture, TOP, WIDTH};
+
+/// Text from people, files and servers: shown as it is. What would turn or hide the letters around it is made visible.
+pub(super) struct Plain<'a>(pub &'a str);
+
+impl Render for Plain<'_> {
+    fn render_to(&self, out: &mut String) {
+        let turns = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        let shown: String =
+            self.0.chars().map(|c| if turns(c) || (c.is_control() && c != '\n') { '\u{fffd}' } else { c }).collect();
+        shown.as_str().render_to(out);
+    }
+}
 
 /// A number of an SVG: one decimal is finer than any screen.
 fn n(number: f64) -> String {
@@ -16,11 +28,11 @@ pub(super) fn draw(picture: &Picture, id: &str, title: &str, description: &str) 
     let labels = format!("{id}-title {id}-description");
     html! {
         svg viewBox={ "0 0 " (n(WIDTH)) " " (n(picture.height + 4.0)) } role="img" aria-labelledby=(labels) xmlns="http://www.w3.org/2000/svg" {
-            title id={ (id) "-title" } { (title) }
-            desc id={ (id) "-description" } { (description) }
+            title id={ (id) "-title" } { (Plain(title)) }
+            desc id={ (id) "-description" } { (Plain(description)) }
             @if let Some((from, to, text)) = &picture.band {
                 rect class="band" x=(n(*from)) y=(n(TOP)) width=(n(to - from)) height=(n(bottom - TOP)) {}
-                text class="bandname" x=(n((from + to) / 2.0)) y=(n(TOP - 24.0)) text-anchor="middle" { (text) }
+                text class="bandname" x=(n((from + to) / 2.0)) y=(n(TOP - 24.0)) text-anchor="middle" { (Plain(text)) }
                 path class="bracket" d={ "M" (n(*from)) " " (n(TOP - 14.0)) "v-5H" (n(*to)) "v5" } {}
             }
             @for tick in &picture.ticks {
@@ -33,13 +45,13 @@ pub(super) fn draw(picture: &Picture, id: &str, title: &str, description: &str) 
                     @if index % 2 == 1 {
                         rect class="stripe" x="0" y=(n(row.y)) width=(n(WIDTH)) height=(n(row.height)) {}
                     }
-                    text class="name" x=(n(picture.left - 10.0)) y=(n(row.y + row.height / 2.0 + 4.0)) text-anchor="end" { (row.name) }
+                    text class="name" x=(n(picture.left - 10.0)) y=(n(row.y + row.height / 2.0 + 4.0)) text-anchor="end" { (Plain(&row.name)) }
                     @for bar in &row.bars {
                         g {
-                            title { (bar.title) }
+                            title { (Plain(&bar.title)) }
                             rect class={ "bar " (bar.class) } x=(n(bar.x)) y=(n(bar.y)) width=(n(bar.width)) height=(n(bar.height)) rx="2" {}
                             @if let Some(text) = &bar.text {
-                                text class={ "inside " (bar.class) } x=(n(bar.x + 4.0)) y=(n(bar.y + bar.height - 2.5)) { (text) }
+                                text class={ "inside " (bar.class) } x=(n(bar.x + 4.0)) y=(n(bar.y + bar.height - 2.5)) { (Plain(text)) }
                             }
                         }
                     }
@@ -68,10 +80,10 @@ fn points(points: &[(f64, f64)]) -> String {
 fn line(cut: &Cut, bottom: f64) -> Markup {
     html! {
         g {
-            title { (cut.title) }
+            title { (Plain(&cut.title)) }
             line class={ "cut " (cut.class) } x1=(n(cut.x)) y1=(n(TOP)) x2=(n(cut.x)) y2=(n(bottom)) {}
             @if let Some(text) = cut.text {
-                text class="endname" x=(n(cut.x)) y=(n(TOP - 24.0)) text-anchor="end" { (text) }
+                text class="endname" x=(n(cut.x)) y=(n(TOP - 24.0)) text-anchor="end" { (Plain(text)) }
             }
         }
     }

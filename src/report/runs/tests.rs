@@ -1,4 +1,3 @@
-#![allow(clippy::disallowed_methods)]
 use super::sample::{FATES, Fate, journal, plan, run};
 use super::*;
 use crate::event::StepOutcome;
@@ -171,9 +170,116 @@ fn the_story_for_programs_has_every_record() {
     );
 }
 
+/// Everything before the records: they are told by `records`.
+fn before_records<'a>(text: &'a str, heading: &str) -> &'a str {
+    text.split(heading).next().unwrap()
+}
+
 #[test]
-fn pages_to_look_at() {
+fn the_reports_of_runs_read_well() {
     for fate in FATES {
-        std::fs::write(format!("/tmp/page-{fate:?}.html"), story_html(&told(fate))).unwrap();
+        let text = story_markdown(&told(fate));
+        let text = before_records(&text, "## Appendix");
+        insta::assert_snapshot!(format!("report_{fate:?}").to_lowercase(), text);
+    }
+    let page = story_html(&told(Fate::Stopped));
+    let (_, body) = page.split_once("</style>").unwrap();
+    let body = before_records(body, "<h2>Appendix");
+    insta::assert_snapshot!("report_html", body.replace("><", ">\n<"));
+}
+
+/// Names and texts that would do something if they were not escaped.
+const HOSTILE: &str =
+    "<script>alert(1)</script> \"'><img src=x onerror=alert(2)> ]]> | `x` **b** [l](javascript:a) </svg>\u{202e}txt";
+
+fn hostile(fate: Fate) -> Story {
+    let mut plan = plan(HOSTILE);
+    for step in &mut plan.steps {
+        step.title = format!("{HOSTILE} {}", step.title);
+    }
+    for stage in &mut plan.stages {
+        stage.title = HOSTILE.to_owned();
+    }
+    let mut entries = journal(&plan, fate);
+    for entry in &mut entries {
+        match &mut entry.record {
+            Record::GateJudged { measured, .. } => *measured = HOSTILE.to_owned(),
+            Record::StepFailed { why, .. } => *why = HOSTILE.to_owned(),
+            Record::StepDone { verified, .. } => *verified = HOSTILE.to_owned(),
+            Record::RunEnded { summary, .. } => *summary = HOSTILE.to_owned(),
+            Record::RunStarted { operator, title, .. } => {
+                (*operator, *title) = (HOSTILE.to_owned(), HOSTILE.to_owned());
+            }
+            Record::Told { text } => *text = HOSTILE.to_owned(),
+            _ => {}
+        }
+    }
+    Story::new(&run(), &entries, false).unwrap()
+}
+
+#[test]
+fn a_page_runs_nothing_loads_nothing_and_shows_hostile_text_as_it_is() {
+    for fate in FATES {
+        let page = story_html(&hostile(fate));
+        for forbidden in ["<script", "<img", "javascript:a)<", "\u{202e}", "src=x o\"", "<link", "@import", "url("] {
+            assert!(!page.contains(forbidden), "{fate:?} has {forbidden}");
+        }
+        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &quot;"), "{fate:?}");
+        // Nothing from elsewhere but the name of SVG's own namespace, which nobody fetches.
+        let outside = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!outside.contains("http://") && !outside.contains("https://"), "{fate:?}");
+        balanced(&page);
+    }
+}
+
+/// Every tag is closed by its own, and every identity is there once.
+fn balanced(page: &str) {
+    let (mut open, mut ids) = (Vec::new(), std::collections::BTreeSet::new());
+    for tag in page.split('<').skip(1).map(|part| part.split('>').next().unwrap()) {
+        let name = tag.split_whitespace().next().unwrap();
+        if let Some(id) = tag.split(" id=\"").nth(1) {
+            assert!(ids.insert(id.split('"').next().unwrap().to_owned()), "{tag}");
+        }
+        match name.strip_prefix('/') {
+            Some(closed) => assert_eq!(open.pop(), Some(closed.to_owned())),
+            None if ["!DOCTYPE", "meta", "br"].contains(&name) => {}
+            None => open.push(name.to_owned()),
+        }
+    }
+    assert_eq!(open, [""; 0]);
+}
+
+#[test]
+fn hostile_text_does_nothing_in_markdown() {
+    use pulldown_cmark::{Event, Options, Parser, Tag};
+    for fate in FATES {
+        let text = story_markdown(&hostile(fate));
+        for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {
+            let acts = matches!(
+                event,
+                Event::Html(_)
+                    | Event::InlineHtml(_)
+                    | Event::Code(_)
+                    | Event::Start(Tag::Link { .. } | Tag::Image { .. })
+            );
+            assert!(!acts, "{fate:?}: {event:?}");
+        }
+    }
+}
+
+#[test]
+fn everything_in_a_picture_stands_within_it() {
+    for fate in FATES {
+        let told = told(fate);
+        let pictures = std::iter::once(timeline::whole(&told))
+            .chain(told.stalls.iter().map(|stall| timeline::enlarged(&told, stall)));
+        for picture in pictures {
+            for bar in picture.rows.iter().flat_map(|row| &row.bars) {
+                assert!(bar.x >= picture.left && bar.x + bar.width <= timeline::WIDTH, "{bar:?}");
+                assert!(bar.y >= timeline::TOP && bar.y + bar.height <= picture.height, "{bar:?}");
+            }
+            let tops: Vec<f64> = picture.rows.iter().map(|row| row.y).collect();
+            assert!(tops.is_sorted() && !tops.is_empty() && picture.ticks.len() <= 12, "{picture:?}");
+        }
     }
 }

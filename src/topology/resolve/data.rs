@@ -6,7 +6,7 @@ use super::{DATABASE, POOLER, Resolver, TargetParts};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
     Database, DatabaseName, Direct, FacilityName, ForeignName, Job, JobName, Member, Place, Pooler, PrimaryPlace,
-    Route, Settings, Span, TargetId, TargetKind,
+    ReplicationMode, Route, Settings, Span, TargetId, TargetKind,
 };
 use crate::topology::field::{Field, Key, Raw, Section};
 use crate::topology::syntax;
@@ -85,6 +85,7 @@ impl Resolver<'_, '_> {
         Some(Database {
             primary: primary?,
             members,
+            confirmed_by: self.confirmed_by(&replication, self.reader.names(&database.members).count()),
             mode: replication.mode.get().unwrap_or_default(),
             max_lag: replication.max_lag.get().unwrap_or(MAX_LAG),
             poolers,
@@ -93,6 +94,27 @@ impl Resolver<'_, '_> {
             failback: database.failback.get().unwrap_or_default(),
             name,
         })
+    }
+
+    /// How many replicas confirm each commit: no more than there are.
+    fn confirmed_by(&self, replication: &syntax::Replication, members: usize) -> Option<usize> {
+        let (count, place) = replication.confirmed_by.as_ref().placed()?;
+        let count = usize::try_from(*count).unwrap_or(usize::MAX);
+        let wrong = |message: String, help: &str| {
+            self.reader.findings.add(Diagnostic::error("invalid-value", place, message).help(help));
+            None
+        };
+        if replication.mode.as_ref().get().copied() != Some(ReplicationMode::Synchronous) {
+            return wrong(
+                "commits are confirmed by replicas only where replication is synchronous".to_owned(),
+                "add `mode: synchronous`, or leave `confirmed_by` out",
+            );
+        }
+        if count == 0 || count >= members {
+            let message = format!("{count} replicas cannot confirm commits in a database of {members} members");
+            return wrong(message, "at least one, and no more than there are members beside the primary");
+        }
+        Some(count)
     }
 
     /// Whom a member receives from: another member, and in the end the primary.

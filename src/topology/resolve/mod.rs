@@ -18,7 +18,7 @@ use super::findings::Findings;
 use super::syntax::File;
 use super::tree::NodeId;
 use super::{Topology, words};
-use crate::diagnostic::{Diagnostic, SettingsCheck};
+use crate::diagnostic::{Diagnostic, NEEDS_HOST, SettingsCheck};
 use crate::model::{
     FacilityName, ForeignName, Host, HostName, Place, ProviderName, Settings, Target, TargetId, TargetKind,
 };
@@ -294,7 +294,8 @@ impl<'a> Resolver<'a, '_> {
     fn target(&self, parts: TargetParts<'_>) -> Option<Arc<Target>> {
         let TargetParts { kind, id, facility, provider, address, host, settings } = parts;
         if let Some(check) = provider.as_ref().and_then(|provider| self.checks.get(provider.as_str())) {
-            for finding in check(kind, &settings) {
+            let hosted = !matches!(host, Field::Absent | Field::Empty(_));
+            for finding in check(kind, &settings).into_iter().filter(|finding| !hosted || finding.code != NEEDS_HOST) {
                 self.reader.findings.add(finding);
             }
         }

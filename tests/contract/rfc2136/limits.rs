@@ -44,7 +44,32 @@ async fn a_change_too_large_for_one_message_is_refused() {
     let bind = Bind::primary().await;
     let data = (0..5_000u32).map(|n| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n))).collect();
     let huge = change([(pay(), all_of_pay(), Some(RecordSet { ttl: 30, data }))]);
+    // Known before anything is asked, so that no plan has it.
+    let impossible = bind.provider().impossible(&bind.target(), &huge).unwrap().to_string();
+    assert!(impossible.contains("does not fit one DNS message of 64 KiB"), "{impossible}");
+    assert!(impossible.contains("updating 1 record set of clickbank.test"), "{impossible}");
+    assert!(impossible.contains("spread the hostnames over several zones"), "{impossible}");
+    assert_eq!(bind.provider().impossible(&bind.target(), &drained_pay()), None);
     let refused = refusal(bind.apply(&bind.target(), &huge).await);
     assert!(refused.contains("does not fit one DNS message of 64 KiB"), "{refused}");
     assert_eq!(bind.observe(&[]).await.unwrap().serial, 1);
+}
+
+/// The last change that is called possible reaches the server (which has a limit of its own for the records of one name: 100 in newer
+/// BIND), and the next one is refused.
+#[tokio::test]
+async fn the_largest_change_that_fits_is_sent() {
+    let bind = Bind::primary().await;
+    let sized = |count: u32| {
+        let data = (0..count).map(|n| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n))).collect();
+        change([(pay(), all_of_pay(), Some(RecordSet { ttl: 30, data }))])
+    };
+    let (provider, target) = (bind.provider(), bind.target());
+    let counts: Vec<u32> = (1_000..5_000).collect();
+    let possible = counts.partition_point(|count| provider.impossible(&target, &sized(*count)).is_none());
+    let largest = counts[possible - 1];
+    assert!((1_500..4_200).contains(&largest), "{largest}");
+    assert!(refusal(bind.apply(&target, &sized(largest + 1)).await).contains("does not fit one DNS message"));
+    let sent = bind.apply(&target, &sized(largest)).await;
+    assert!(!matches!(sent, Outcome::NotApplied(_)), "{sent:?}");
 }

@@ -381,7 +381,7 @@ impl Diff<'_> {
             .map(|it| it.target.name())
             .filter(|name| *name != primary.member.name())
             .collect();
-        let to = self.wanted_names(database, facts, &others, &members);
+        let to = self.wanted_names(database, primary, facts, &others, &members);
         if from != to || !members.is_empty() {
             let synchronous = FromTo { from, to };
             let (database, primary) = (database.name.clone(), primary.clone());

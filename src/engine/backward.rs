@@ -23,7 +23,8 @@ impl Run {
         let mut withdrawn = None;
         let trouble = match (section.committed, step.filter(|step| step.point_of_no_return), failure.acted) {
             (true, None, _) => Some(stuck(
-                "the new primary has taken over, so there is only forward: repair the target, then `handover plan`"
+                "the new primary has taken over, so there is only forward: repair the target, then `handover plan`, which lets \
+                 clients go on (by hand: RELOAD and RESUME at the poolers)"
                     .to_owned(),
             )),
             (true, Some(step), Acted::Yes | Acted::Unknown) => match self.withdraw(section, step).await {

@@ -85,7 +85,7 @@ pub struct JobChange {
     pub run: bool,
 }
 
-/// A pooler that leads elsewhere than to the primary, which stays where it is.
+/// A pooler that leads elsewhere than to the primary, which stays where it is, or that holds clients back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteChange {
     /// The pooler.
@@ -96,6 +96,10 @@ pub struct RouteChange {
     pub written: FromTo<String>,
     /// What is loaded, and what should be.
     pub loaded: FromTo<String>,
+    /// The primary that it should lead to.
+    pub primary: TargetId,
+    /// True if clients wait there: somebody has paused it, or a switchover that was cut short.
+    pub paused: bool,
 }
 
 /// A database whose primary stays where it is and lacks followers, as after a switchover that was cut short.
@@ -192,6 +196,12 @@ impl Changes {
             lines.push(format!("job {} {is}, {should}", change.job));
         }
         for change in &self.routes {
+            if change.paused {
+                lines.push(format!("{} is paused at {}, clients wait", change.database, change.pooler.name()));
+            }
+            if change.written.from == change.written.to && change.loaded.from == change.loaded.to {
+                continue;
+            }
             lines.push(format!(
                 "route of {} at {} is {}, should be {}",
                 change.database,
@@ -336,13 +346,17 @@ impl Diff<'_> {
             let Some(pooler) = self.topology.poolers.get(name) else { continue };
             let Some(pool) = live::pool(self.live, &pooler.target.id, entry) else { continue };
             let written = pool.written_route.as_ref().unwrap_or(&pool.route);
-            if pool.route != primary.address || *written != primary.address {
+            // A pause of ours does not outlive its section: whoever waits here waits for nothing.
+            let paused = pool.paused || pool.pausing;
+            if paused || pool.route != primary.address || *written != primary.address {
                 let change = |from: &String| FromTo { from: from.clone(), to: primary.address.clone() };
                 self.changes.routes.push(RouteChange {
                     pooler: pooler.target.id.clone(),
                     database: entry.clone(),
                     written: change(written),
                     loaded: change(&pool.route),
+                    primary: primary.member.clone(),
+                    paused,
                 });
             }
         }
@@ -381,7 +395,7 @@ impl Diff<'_> {
             .map(|it| it.target.name())
             .filter(|name| *name != primary.member.name())
             .collect();
-        let to = self.wanted_names(database, facts, &others, &members);
+        let to = self.wanted_names(database, primary, facts, &others, &members);
         if from != to || !members.is_empty() {
             let synchronous = FromTo { from, to };
             let (database, primary) = (database.name.clone(), primary.clone());

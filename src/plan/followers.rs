@@ -167,6 +167,12 @@ pub fn replica<'a>(sender: &'a MemberFacts, name: &str) -> Option<&'a ReplicaFac
     sender.replicas.iter().find(|replica| same_member(&replica.name, name))
 }
 
+/// A replica in its sender's list that confirms what it gets: it streams, and does not hang.
+pub fn confirming<'a>(sender: &'a MemberFacts, name: &str) -> Option<&'a ReplicaFacts> {
+    let hangs = |replica: &&ReplicaFacts| replica.silence.is_some_and(|silence| silence > SILENT);
+    replica(sender, name).filter(|replica| replica.streaming).filter(|replica| !hangs(replica))
+}
+
 /// The member that a replica receives from.
 pub fn upstream(database: &Database, facts: &MemberFacts) -> Option<Peer> {
     let address = facts.receives_from.as_ref()?;

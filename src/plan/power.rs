@@ -18,8 +18,10 @@ pub(super) struct Parting<'a> {
     pub(super) primary: Peer,
     /// The members that go or come.
     pub(super) members: Vec<&'a Target>,
-    /// The names that commits wait for, with and without them.
+    /// The names that commits wait for, now and then.
     pub(super) synchronous: FromTo<String>,
+    /// The names that were there before the power went, if somebody has set others since: those stay.
+    pub(super) overruled: Option<String>,
 }
 
 /// Where a database's primary is at the end of a plan.
@@ -70,12 +72,12 @@ pub(super) fn leaving<'a>(
         let from = final_names(database, changes, live);
         let to = synchronous::without(&from, &names(&members));
         let synchronous = FromTo { from, to };
-        stays.then_some(Parting { database, primary, members, synchronous })
+        stays.then_some(Parting { database, primary, members, synchronous, overruled: None })
     };
     topology.databases.values().filter_map(parting).collect()
 }
 
-/// What primaries get back when the power of others is back.
+/// What primaries get back when the power of others is back. Names that are not what the power-off left are somebody's: they stay.
 pub(super) fn coming<'a>(topology: &'a Topology, desired: &Desired, live: &Live) -> Vec<Parting<'a>> {
     let still_off: BTreeSet<FacilityName> =
         desired.powered_off.keys().filter(|facility| !desired.power_up.contains(*facility)).cloned().collect();
@@ -96,9 +98,14 @@ pub(super) fn coming<'a>(topology: &'a Topology, desired: &Desired, live: &Live)
             Some(let_go) => synchronous::after(&let_go.synchronous, id.name(), &let_go.primary),
             None => now.clone(),
         };
-        let synchronous = FromTo { from: now, to: synchronous::without(&before, &names(&off)) };
+        let gone = members_in(database, &desired.powered_off.keys().cloned().collect());
+        let left = synchronous::without(&before, &names(&gone));
+        let back = synchronous::without(&before, &names(&off));
+        let ours = let_go.is_none() || synchronous::alike(&now, &left) || synchronous::alike(&now, &back);
+        let (to, overruled) = if ours { (back, None) } else { (now.clone(), Some(back)) };
+        let synchronous = FromTo { from: now, to };
         let primary = Peer { member: id, address };
-        Some(Parting { database, primary, members, synchronous })
+        Some(Parting { database, primary, members, synchronous, overruled })
     };
     topology.databases.values().filter_map(parting).collect()
 }
@@ -213,6 +220,18 @@ pub(super) fn notes(topology: &Topology, desired: &Desired, changes: &Changes, l
                 parting.primary.member.name()
             ));
         }
+    }
+    for parting in coming(topology, desired, live) {
+        let Some(before) = &parting.overruled else { continue };
+        let (now, primary) = (&parting.synchronous.from, parting.primary.member.name());
+        let now = if now.is_empty() { "nobody" } else { now };
+        notes.push(format!(
+            "commits of {} wait for {now} at {primary}: somebody has set that since the power-off, so it stays; to have again what was \
+             there before: ALTER SYSTEM SET synchronous_standby_names = '{}', once {} streams",
+            parting.database.name,
+            before.replace('\'', "''"),
+            list(names(&parting.members))
+        ));
     }
     for facility in &desired.power_up {
         notes.push(format!(

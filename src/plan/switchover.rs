@@ -12,6 +12,7 @@ use super::diff::PrimaryChange;
 use super::followers::Followers;
 use super::live;
 use super::step::{Gate, StepId, Work};
+use super::synchronous;
 use crate::model::text::same_member;
 use crate::model::{
     Action, Condition, Database, ForeignName, FromTo, Live, MemberFacts, Peer, ReplicationMode, Role, Route, Span,
@@ -181,8 +182,10 @@ impl Follow<'_> {
             following
                 .extend(of_sender.map(|(member, upstream)| builder.push(rejoin("below", member, upstream, &slot))));
         }
-        let synchronous = database.mode == ReplicationMode::Synchronous && !self.synchronous.is_empty();
+        let confirmed = database.mode == ReplicationMode::Synchronous && !self.synchronous.is_empty();
         let followers = self.replicas.iter().cloned().collect();
+        let mut arguments = synchronous::awaiting(&self.synchronous);
+        arguments.extend([("followers", followers), ("stale", self.left), ("synchronous", vec![self.synchronous])]);
         let mut finish = native(
             database,
             stage,
@@ -190,9 +193,9 @@ impl Follow<'_> {
             "finish_promotion",
             format!("finish at {name}: commits wait for its followers again, temporary settings go"),
             "Ends the window without redundancy.",
-            args(&[("followers", followers), ("stale", self.left), ("synchronous", vec![self.synchronous])]),
+            args(&arguments),
         )
-        .after(&primary.member, Condition::Redundant { replicas: self.replicas, synchronous })
+        .after(&primary.member, Condition::Redundant { replicas: self.replicas, synchronous: confirmed })
         .irreversible(WHY_FORWARD)
         .needs(&following);
         for (member, upstream) in self.keeping {

@@ -75,7 +75,8 @@ pub(super) fn without(setting: &str, members: &[&str]) -> String {
 
 /// The setting that asks for `count` of `members`, which replicate: names that are listed stay, more are added only where they are
 /// too few.
-pub(super) fn demanding(setting: &str, count: usize, members: &[&str]) -> String {
+pub(super) fn demanding<S: AsRef<str>>(setting: &str, count: usize, members: &[S]) -> String {
+    let members: Vec<&str> = members.iter().map(AsRef::as_ref).collect();
     if parse(setting).is_none() {
         return format!("FIRST {count} (\"{}\")", members.join("\", \""));
     }
@@ -92,6 +93,27 @@ pub(super) fn demanding(setting: &str, count: usize, members: &[&str]) -> String
             parsed.names.extend(missing);
         }
     })
+}
+
+/// True if both make commits wait alike, however they are written.
+pub(super) fn alike(one: &str, other: &str) -> bool {
+    match (parse(one), parse(other)) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            let method = |names: &Names| names.method.unwrap_or("FIRST");
+            method(&one) == method(&other)
+                && one.count == other.count
+                && one.names.len() == other.names.len()
+                && one.names.iter().zip(&other.names).all(|(name, other)| same(name, other))
+        }
+        _ => false,
+    }
+}
+
+/// The arguments by which a provider sets the names only once as many stream as commits will wait for; none where that is nobody.
+pub(super) fn awaiting(setting: &str) -> Vec<(&'static str, Vec<String>)> {
+    let Some(Names { count, names, .. }) = parse(setting) else { return Vec::new() };
+    vec![("awaited", names), ("needed", vec![count.to_string()])]
 }
 
 /// The member that alone is named, where a run that was cut short may have left it so ([`narrowed`]).
@@ -258,6 +280,16 @@ mod tests {
         }
         assert_eq!(only("FIRST 1 (\"b\")").as_deref(), Some("b"));
         assert_eq!([only("b"), only("FIRST 1 (b, c)"), only("ANY 1 (*)"), only("")], [None, None, None, None]);
+    }
+
+    #[test]
+    fn settings_are_compared_by_what_they_ask_for() {
+        for (one, other) in [("a", "FIRST 1 (\"a\")"), ("any 1 (a_b)", "ANY 1 (\"A-b\")"), ("", " ")] {
+            assert!(alike(one, other), "{one} {other}");
+        }
+        for (one, other) in [("a", ""), ("ANY 1 (a)", "FIRST 1 (a)"), ("2 (a, b)", "1 (a, b)"), ("a, b", "b, a")] {
+            assert!(!alike(one, other), "{one} {other}");
+        }
     }
 
     #[test]

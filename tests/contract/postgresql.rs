@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use handover::journal::Permit;
 use handover::model::{Action, Condition, Facts, Lineage, MemberFacts, Observed, Role, Scope, Target};
 use handover::provider::postgresql::{
-    FOLLOW_LATER, MAKE_SLOTS, PREPARE_PROMOTION, Postgresql, RELEASE_REPLICAS, SET_SYNCHRONOUS, UNMAKE_SLOTS,
-    UNPREPARE_PROMOTION, UNRELEASE_REPLICAS, UNSET_SYNCHRONOUS,
+    FINISH_PROMOTION, FOLLOW_LATER, MAKE_SLOTS, PREPARE_PROMOTION, Postgresql, RELEASE_REPLICAS, SET_SYNCHRONOUS,
+    UNMAKE_SLOTS, UNPREPARE_PROMOTION, UNRELEASE_REPLICAS, UNSET_SYNCHRONOUS,
 };
 use handover::provider::{Outcome, Provider};
 use handover::transport::Transport;
@@ -357,6 +357,15 @@ async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_so
         pair.a.sql("SELECT pg_reload_conf()");
         pair.a.until("SHOW max_slot_wal_keep_size", "10GB");
     }
+    // What somebody has set while the power was off stays, in a plan that is older than that too.
+    let action = |verb: &str| Action::Native { verb: verb.to_owned(), args: args.clone() };
+    common::taken(&pair.apply(&pair.a, &action(RELEASE_REPLICAS), 10.0).await);
+    pair.a.sql("ALTER SYSTEM SET synchronous_standby_names = 'b-pg1, theirs'");
+    pair.a.sql("SELECT pg_reload_conf()");
+    pair.a.until("SHOW synchronous_standby_names", "b-pg1, theirs");
+    let refused = pair.apply(&pair.a, &action(UNRELEASE_REPLICAS), 5.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("somebody")), "{refused:?}");
+    assert_eq!(pair.observe(&pair.a).await.synchronous_names, "b-pg1, theirs");
     // Without the right for it nothing is touched, and the plan would have said so.
     pair.a.sql("REVOKE ALTER SYSTEM ON PARAMETER max_slot_wal_keep_size FROM handover");
     let settings = pair.observe(&pair.a).await.settings;
@@ -414,6 +423,36 @@ async fn synchronous_names_are_set_back_only_once_those_that_commits_would_wait_
         common::taken(&pair.apply(&pair.a, &unset, 10.0).await);
         assert!(pair.holds(&pair.a, &is(false)).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_would_make_commits_hang_are_not_set_at_the_end_either() {
+    let pair = Pair::start().await;
+    let finish = |needed: &str, names: &[&str]| {
+        let setting = format!("FIRST {needed} (\"{}\")", names.join("\", \""));
+        let args = [
+            ("awaited", list(names)),
+            ("needed", list(&[needed])),
+            ("followers", list(&["b-pg1"])),
+            ("synchronous", vec![setting.clone()]),
+        ];
+        (native(FINISH_PROMOTION, args).0, setting)
+    };
+    for (needed, names) in [("1", &["c-pg1"][..]), ("2", &["b-pg1", "c-pg1"])] {
+        let refused = pair.apply(&pair.a, &finish(needed, names).0, 1.0).await;
+        let Outcome::NotApplied(why) = &refused else { panic!("{refused:?}") };
+        for text in ["c-pg1", "commits would wait", "handover plan"] {
+            assert!(why.to_string().contains(text), "{why}");
+        }
+        assert_eq!(pair.observe(&pair.a).await.synchronous_names, "", "commits go on");
+    }
+    // One of two is enough, however it writes its name; what is set already is no reason to wait.
+    let (enough, setting) = finish("1", &["c-pg1", "B-pg1"]);
+    for _ in 0..2 {
+        common::taken(&pair.apply(&pair.a, &enough, 30.0).await);
+        assert_eq!(pair.observe(&pair.a).await.synchronous_names, setting);
+    }
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-8)");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

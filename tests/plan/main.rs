@@ -168,13 +168,13 @@ fn a_switchover_that_was_cut_short_after_the_promotion_is_completed_by_the_next_
         let mut world = World::healthy(EXAMPLE);
         let drain = plan(&world, &intent(&["west"], &[], false), &[]);
         carry_out_until(&mut world, &drain, last);
-        // Whoever finds clients held back lets them go on before anything else.
-        for pooler in ["west-pool1", "east-pool1"] {
-            let (target, database) = (TargetId::pooler(pooler), "accounts".into());
-            world.act(&target, &Action::Resume { database });
-        }
         let rest = plan(&world, &Intent::default(), &drain.holds);
         assert!(rest.steps.iter().any(|step| step.id.0 == "db.accounts.rejoin.west-pg1"), "after {last}");
+        // Clients that the cut left waiting go on.
+        let waits = |step: &&Step| step.id.0.starts_with("route.load.") && step.title.ends_with("its clients wait");
+        let cut = drain.steps.iter().skip_while(|step| step.id.0 != last);
+        let left = cut.skip(1).filter(|step| step.id.0.starts_with("db.accounts.redirect.")).count();
+        assert_eq!(rest.steps.iter().filter(waits).count(), left, "after {last}");
         world.settle(&rest);
         nothing_to_do(&world, &drain.holds);
     }
@@ -188,6 +188,44 @@ fn a_route_that_is_written_and_not_loaded_is_repaired() {
     let repair = plan(&world, &Intent::default(), &[]);
     carry_out(&mut world, &repair, |_| 0);
     nothing_to_do(&world, &[]);
+}
+
+#[test]
+fn clients_that_are_held_back_for_nothing_go_on_by_the_next_plan() {
+    let mut world = World::healthy(EXAMPLE);
+    world.act(&TargetId::pooler("west-pool1"), &Action::Pause { database: "accounts".into() });
+    let repair = plan(&world, &Intent::default(), &[]);
+    let [step] = repair.steps.iter().filter(|step| matches!(step.work, Work::Act { .. })).collect::<Vec<_>>()[..]
+    else {
+        panic!("{:?}", repair.steps)
+    };
+    assert_eq!(step.title, "west-pool1: resume accounts; its clients wait, and it leads to the primary");
+    assert!(matches!(&step.work, Work::Act { action: Action::Resume { .. }, .. }));
+    carry_out(&mut world, &repair, |_| 0);
+    nothing_to_do(&world, &[]);
+}
+
+/// A reload for one database makes true what a section has written for another and not yet promoted.
+#[test]
+fn a_route_is_repaired_before_another_database_moves_behind_the_same_pooler() {
+    let mut world = World::healthy(EXAMPLE);
+    let pooler = TargetId::pooler("west-pool1");
+    let route = FromTo { from: "10.20.0.100:5434".to_owned(), to: "10.10.0.100:5434".to_owned() };
+    world.act(&pooler, &Action::WriteRoute { database: "prices".into(), route });
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    for seed in 1u64..9 {
+        let mut random = seed;
+        let order = shuffled(&drain, |count| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // The last that may come, more often than not.
+            if random >> 62 == 0 { (random >> 33) as usize % count } else { count - 1 }
+        });
+        let at = |id: &str| order.iter().position(|step| step.id.0 == id).unwrap_or_else(|| panic!("no step {id}"));
+        let repaired = at("route.load.prices.west-pool1");
+        for database in ["accounts", "products"] {
+            assert!(repaired < at(&format!("db.{database}.pause.west-pool1")), "{database}, in order {seed}");
+        }
+    }
 }
 
 #[test]

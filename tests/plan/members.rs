@@ -2,6 +2,7 @@
 //! switchover no commit hangs, and in the end everybody follows and commits wait for as many as before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use handover::model::{Action, Role, TargetId};
 use handover::plan::{Intent, Plan, Planned, Step, Undo, Work, make, synchronous};
@@ -381,4 +382,67 @@ fn names_that_a_cut_run_left_narrow_are_set_right_where_it_is_declared_how_many_
     let Planned::Nothing(notes) = make(&fewer.topology, &Intent::default(), &[], &fewer.live, now) else { panic!() };
     let expected = "commits of accounts should be confirmed by 2 replicas, and 1 can: bring the others back";
     assert!(notes.iter().any(|note| note == expected), "{notes:?}");
+}
+
+/// The operator has taken the names away because the replica is dead: a plan must not make commits wait for it again.
+#[test]
+fn commits_are_made_to_wait_only_for_those_that_can_confirm() {
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let without_names = |members: usize| {
+        let mut world = world(members, &[], "FIRST 1 (m1)");
+        world.change_member("accounts", "m0", |facts| {
+            facts.synchronous_names.clear();
+            facts.replicas.iter_mut().for_each(|replica| replica.synchronous = false);
+        });
+        world
+    };
+    let seen_by_m0 = |world: &mut World, change: &dyn Fn(&mut handover::model::ReplicaFacts)| {
+        world.change_member("accounts", "m0", |facts| {
+            facts.replicas.iter_mut().filter(|replica| replica.name == "m1").for_each(change);
+        });
+    };
+    let died = |world: &mut World| {
+        world.change_member("accounts", "m1", |facts| (facts.role, facts.receives_from) = (Role::Stopped, None));
+        world.change_member("accounts", "m0", |facts| facts.replicas.retain(|replica| replica.name != "m1"));
+    };
+    let hangs = |world: &mut World| {
+        seen_by_m0(world, &|replica| replica.silence = Some(std::time::Duration::from_secs(12)));
+    };
+    let catches_up = |world: &mut World| seen_by_m0(world, &|replica| replica.streaming = false);
+    // Its facility is lost, and nobody has told us to power it off.
+    let lost = |world: &mut World| {
+        died(world);
+        world.silence(&TargetId::member(&"accounts".into(), "m1"));
+        let text = topology(2, "m0", &[]).replace("east: {state: active}", "east: {state: drained}");
+        world.topology = Arc::clone(&World::healthy(&text).topology);
+    };
+    let deaths: [&dyn Fn(&mut World); 4] = [&died, &hangs, &catches_up, &lost];
+    for death in deaths {
+        let mut world = without_names(2);
+        death(&mut world);
+        let planned = make(&world.topology, &Intent::default(), &[], &world.live, now);
+        let Planned::Nothing(notes) = planned else { panic!("{planned:?}") };
+        let expected = "commits of accounts wait for nobody, and it is left so: none of m1 streams";
+        assert!(notes.iter().any(|note| note.starts_with(expected)), "{notes:?}");
+    }
+    for death in &deaths[..3] {
+        let mut world = without_names(3);
+        death(&mut world);
+        let repair = plan(&world, &Intent::default(), &[]);
+        world.settle(&repair);
+        assert_eq!(world.seen("accounts", "m0").synchronous_names, "FIRST 1 (\"m2\")");
+    }
+    // One that streams: its provider is told how many must stream before commits may wait for it.
+    let world = without_names(2);
+    let repair = plan(&world, &Intent::default(), &[]);
+    let names = repair.steps.iter().find_map(|step| match &step.work {
+        Work::Act { action: Action::Native { verb, args }, .. } if verb == "finish_promotion" => Some(args),
+        _ => None,
+    });
+    let names = names.unwrap();
+    assert_eq!(
+        (names["synchronous"].concat(), names["needed"].concat()),
+        ("FIRST 1 (\"m1\")".to_owned(), "1".to_owned())
+    );
+    assert_eq!(names["awaited"], ["m1"]);
 }

@@ -182,3 +182,31 @@ fn a_right_that_only_the_power_plan_needs_is_proven_first() {
          max_slot_wal_keep_size"
     );
 }
+
+#[test]
+fn names_that_somebody_has_set_while_the_power_was_off_stay() {
+    const THEIRS: &str = "ANY 1 (\"west-pg1\", \"audit\")";
+    let mut world = World::healthy(&powered(EXAMPLE));
+    let off = plan(&world, &until_off("west"), &[]);
+    carry_out(&mut world, &off, |_| 0);
+    world.change_member("accounts", "east-pg1", |facts| facts.synchronous_names = THEIRS.to_owned());
+    let on = plan(&world, &intent(&[], &["west"], false), &off.holds);
+    let expected = "commits of accounts wait for ANY 1 (\"west-pg1\", \"audit\") at east-pg1: somebody has set that since the power-off";
+    assert!(on.notes.iter().any(|note| note.starts_with(expected)), "{:#?}", on.notes);
+    let step = on.steps.iter().find(|step| step.id.0 == "power.unrelease_replicas.accounts").unwrap();
+    assert_eq!(step.title, "east-pg1: log is kept for its members as before");
+    world.settle(&on);
+    assert_eq!(world.seen("accounts", "east-pg1").synchronous_names, THEIRS);
+
+    // A power-off that was cut short before it let go, and a power-on that was cut short after it had put back: nobody else's.
+    for names in ["FIRST 1 (\"west-pg1\")", "\"west-pg1\"", ""] {
+        let mut world = World::healthy(&powered(EXAMPLE));
+        let off = plan(&world, &until_off("west"), &[]);
+        carry_out(&mut world, &off, |_| 0);
+        world.change_member("accounts", "east-pg1", |facts| facts.synchronous_names = names.to_owned());
+        let on = plan(&world, &intent(&[], &["west"], false), &off.holds);
+        assert!(!on.notes.iter().any(|note| note.contains("since the power-off")), "{names}: {:#?}", on.notes);
+        world.settle(&on);
+        assert_eq!(world.seen("accounts", "east-pg1").synchronous_names, "FIRST 1 (\"west-pg1\")");
+    }
+}

@@ -8,10 +8,11 @@ use crate::plan::{followers, synchronous};
 
 impl Diff<'_> {
     /// The names that commits should wait for: those that are set, unless they ask for another number than is declared, or for nobody
-    /// where somebody should confirm.
+    /// where somebody should confirm. They ask only for those that can: a commit that waits for one that is dead never returns.
     pub(super) fn wanted_names(
         &mut self,
         database: &Database,
+        primary: &Peer,
         facts: &MemberFacts,
         others: &[&str],
         coming: &BTreeMap<TargetId, Peer>,
@@ -20,8 +21,16 @@ impl Diff<'_> {
         if database.mode != ReplicationMode::Synchronous || others.is_empty() {
             return from.clone();
         }
-        let streams = |name: &&&str| followers::replica(facts, name).is_some_and(|replica| replica.streaming);
-        let there: Vec<&str> = others.iter().filter(streams).copied().collect();
+        let there: Vec<&str> =
+            others.iter().filter(|name| followers::confirming(facts, name).is_some()).copied().collect();
+        // Whoever is led back by this plan confirms before the names are set; whoever is led elsewhere confirms there no longer.
+        let able = |name: &&str| match coming.iter().find(|(id, _)| id.name() == *name) {
+            Some((_, upstream)) if upstream.member == primary.member => Some((*name).to_owned()),
+            Some(_) => None,
+            // Under the name that it gives: commits wait for that one.
+            None => Some(followers::confirming(facts, name)?.name.clone()),
+        };
+        let able: Vec<String> = others.iter().filter_map(able).collect();
         let Some(wanted) = database.confirmed_by else {
             if let Some(only) = synchronous::only(from).filter(|_| there.len() > 1) {
                 self.changes.silent.push(format!(
@@ -32,11 +41,20 @@ impl Diff<'_> {
                     list(&there)
                 ));
             }
-            return if from.is_empty() { synchronous::demanding(from, 1, others) } else { from.clone() };
+            if !from.is_empty() {
+                return from.clone();
+            }
+            if able.is_empty() {
+                self.changes.silent.push(format!(
+                    "commits of {} wait for nobody, and it is left so: none of {} streams, and every commit would hang; bring one back, \
+                     then `handover plan` makes commits wait for it",
+                    database.name,
+                    list(others)
+                ));
+                return from.clone();
+            }
+            return synchronous::demanding(from, 1, &able);
         };
-        // Whoever is led back by this plan confirms before the names are set.
-        let returns = |name: &&str| there.contains(name) || coming.keys().any(|id| id.name() == *name);
-        let able: Vec<&str> = others.iter().copied().filter(returns).collect();
         match wanted.min(able.len()) {
             _ if synchronous::demand(from) == wanted => from.clone(),
             reachable if reachable < wanted && reachable <= synchronous::demand(from) => {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Order, union};
 use crate::model::text::same_member;
-use crate::model::{Action, Condition, Database, DatabaseName, Job, JobName, Span, TargetId};
+use crate::model::{Action, Condition, Database, DatabaseName, Job, JobName, Role, Span, TargetId};
 use crate::plan::build::{After, step};
-use crate::plan::diff::FollowChange;
+use crate::plan::diff::{FollowChange, RouteChange};
 use crate::plan::step::{Step, Work};
 use crate::plan::{live, switchover};
 
@@ -36,9 +36,11 @@ impl Order<'_> {
                 switched.insert(stop);
             }
         }
+        let mut repaired = After::new();
+        // Before any section at the same pooler: a reload would make true what a section has written and not yet promoted.
+        let mut alone = self.repair_routes(needs, &mut repaired);
         let mut moves: BTreeMap<&DatabaseName, After> = BTreeMap::new();
         let mut ends: Vec<After> = Vec::new();
-        let mut alone = switchover::Alone::new();
         let at_once = usize::try_from(self.topology.policy.parallel_switchovers.max(1)).unwrap_or(1);
         for (index, change) in self.changes.primaries.iter().enumerate() {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
@@ -53,8 +55,6 @@ impl Order<'_> {
             moves.insert(&change.database, end.clone());
             ends.push(end);
         }
-        let mut repaired = After::new();
-        self.repair_routes(needs, &mut repaired);
         self.repair_replication(needs, &mut repaired);
         let repaired = self.join("databases.repaired", repaired);
         let stopping: BTreeSet<&JobName> = stopping.iter().map(|job| &job.name).collect();
@@ -85,35 +85,37 @@ impl Order<'_> {
         &(&switched | &repaired) | &started
     }
 
-    fn repair_routes(&mut self, needs: &After, done: &mut After) {
+    /// Returns the steps that use each pooler.
+    fn repair_routes(&mut self, needs: &After, done: &mut After) -> switchover::Alone {
+        let mut uses = switchover::Alone::new();
         if self.changes.routes.is_empty() {
-            return;
+            return uses;
         }
         let stage = self.builder.stage("Poolers: led back to their primaries", Vec::new());
         for change in &self.changes.routes {
             let (pooler, database) = (&change.pooler, &change.database);
-            let act = |route| Action::WriteRoute { database: database.clone(), route };
-            let written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
             let id = |what: &str| format!("route.{what}.{database}.{}", pooler.name());
-            let write = step(
-                id("write"),
-                stage,
-                format!("{}: write {database} → {}", pooler.name(), change.written.to),
-                Work::on(pooler, act(change.written.clone())),
-            )
-            .why("It leads elsewhere than to the primary.")
-            .after(pooler, written(&change.written.to))
-            .undone_by(act(change.written.reversed()), written(&change.written.from))
-            .needs(needs);
-            let write = After::from([self.builder.push(write)]);
-            let load = Action::Route { database: database.clone(), route: change.loaded.clone() };
-            let load = step(id("load"), stage, format!("{}: load it", pooler.name()), Work::on(pooler, load))
-                .why("Clients reach the primary again.")
-                .after(pooler, Condition::Routed { database: database.clone(), to: change.loaded.to.clone() })
-                .irreversible("the old route led nowhere useful")
-                .needs(&write);
-            done.insert(self.builder.push(load));
+            let mut ready = needs.clone();
+            if change.written.from != change.written.to || change.loaded.from != change.loaded.to {
+                let act = |route| Action::WriteRoute { database: database.clone(), route };
+                let written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
+                let write = step(
+                    id("write"),
+                    stage,
+                    format!("{}: write {database} → {}", pooler.name(), change.written.to),
+                    Work::on(pooler, act(change.written.clone())),
+                )
+                .why("It leads elsewhere than to the primary.")
+                .after(pooler, written(&change.written.to))
+                .undone_by(act(change.written.reversed()), written(&change.written.from))
+                .needs(needs);
+                ready = After::from([self.builder.push(write)]);
+            }
+            let load = self.builder.push(load(change, stage, id("load")).needs(&ready));
+            uses.entry(pooler.clone()).or_default().insert(load.clone());
+            done.insert(load);
         }
+        uses
     }
 
     fn repair_replication(&mut self, needs: &After, done: &mut After) {
@@ -172,6 +174,36 @@ impl Order<'_> {
         }
         After::from([self.builder.push(switchover::slots(database, stage, primary, &missing).needs(needs))])
     }
+}
+
+/// The step by which a pooler's clients reach the primary again; those that are held back go on.
+fn load(change: &RouteChange, stage: usize, id: String) -> Step {
+    let (pooler, database) = (&change.pooler, &change.database);
+    let name = pooler.name();
+    let routed = Condition::Routed { database: database.clone(), to: change.loaded.to.clone() };
+    if !change.paused {
+        let load = Action::Route { database: database.clone(), route: change.loaded.clone() };
+        return step(id, stage, format!("{name}: load it"), Work::on(pooler, load))
+            .why("Clients reach the primary again.")
+            .after(pooler, routed)
+            .irreversible("the old route led nowhere useful");
+    }
+    let (action, title) = match change.loaded.from == change.loaded.to && change.written.from == change.written.to {
+        true => (
+            Action::Resume { database: database.clone() },
+            format!("{name}: resume {database}; its clients wait, and it leads to the primary"),
+        ),
+        false => (
+            Action::Redirect { database: database.clone(), route: change.loaded.clone() },
+            format!("{name}: load it and resume {database}; its clients wait"),
+        ),
+    };
+    step(id, stage, title, Work::on(pooler, action))
+        .why("Somebody paused it, or a switchover was cut short: clients wait until they go on.")
+        .before(&change.primary, Condition::Role { role: Role::Primary, lineage: None })
+        .after(pooler, routed)
+        .after(pooler, Condition::Paused { database: database.clone(), paused: false })
+        .irreversible("clients that wait are helped by nothing")
 }
 
 fn job_step(stage: usize, target: &TargetId, run: bool) -> Step {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Order;
 use crate::model::{Action, Condition, ReplicationMode, Span, TargetId, TargetKind, text::list};
 use crate::plan::build::{After, step};
-use crate::plan::live;
 use crate::plan::power::{Parting, by_hand, coming, leaving, units};
 use crate::plan::step::{Assumption, Gate, Step, Wait, Work};
+use crate::plan::{live, synchronous};
 
 /// How long a server may take to stop: a database writes everything that is in memory first.
 const STOPPING: Span = Span::secs(120);
@@ -28,11 +28,12 @@ fn lets_go(stage: usize, parting: &Parting<'_>, verb: &'static str, other: &'sta
         RELEASE => (&parting.synchronous.from, &parting.synchronous.to),
         _ => (&parting.synchronous.to, &parting.synchronous.from),
     };
-    let args = BTreeMap::from([
+    let mut args = BTreeMap::from([
         ("released".to_owned(), members),
         ("synchronous".to_owned(), vec![without.clone()]),
         ("synchronous_before".to_owned(), vec![with.clone()]),
     ]);
+    args.extend(synchronous::awaiting(with).into_iter().map(|(key, values)| (key.to_owned(), values)));
     let act = |verb: &str| Action::Native { verb: verb.to_owned(), args: args.clone() };
     let done = |verb: &str| Condition::Native { verb: verb.to_owned(), args: args.clone(), done: true };
     let primary = &parting.primary.member;
@@ -227,13 +228,15 @@ impl Order<'_> {
                 .needs(&all);
                 following.insert(self.builder.push(rejoin));
             }
-            let synchronous =
-                parting.database.mode == ReplicationMode::Synchronous && !parting.synchronous.to.is_empty();
+            let confirmed = parting.database.mode == ReplicationMode::Synchronous && !parting.synchronous.to.is_empty();
             let replicas = parting.members.iter().map(|target| target.name().to_owned()).collect();
-            let title = format!("{}: its members are waited for and kept log for as before", primary.member.name());
+            let title = match parting.overruled {
+                None => format!("{}: its members are waited for and kept log for as before", primary.member.name()),
+                Some(_) => format!("{}: log is kept for its members as before", primary.member.name()),
+            };
             let mut regain = lets_go(stage, parting, UNRELEASE, RELEASE, title)
                 .why("Redundancy is complete.")
-                .after(&primary.member, Condition::Redundant { replicas, synchronous })
+                .after(&primary.member, Condition::Redundant { replicas, synchronous: confirmed })
                 .needs(&following);
             regain.deadline = STARTING;
             done.insert(self.builder.push(regain));

@@ -31,8 +31,10 @@ pub(super) struct Arguments {
     pub released: Vec<String>,
     /// Members whose slots are of no more use.
     pub stale: Vec<String>,
-    /// Replicas that must stream before commits may wait for them, by the names that they give.
+    /// Replicas that must stream before commits may wait for them, by the names that they give; `*` stands for any.
     pub awaited: Vec<String>,
+    /// How many of them, if not all.
+    pub needed: Option<usize>,
 }
 
 impl Arguments {
@@ -49,6 +51,10 @@ impl Arguments {
                 ("stale", _) => read.stale.clone_from(values),
                 ("kept", _) => read.kept.clone_from(values),
                 ("awaited", _) => read.awaited.clone_from(values),
+                ("needed", [count]) => {
+                    let count = count.parse().map_err(|_| format!("the argument `needed` is no number: {count}"))?;
+                    read.needed = Some(count);
+                }
                 ("synchronous_before", []) => read.synchronous_before = Some(String::new()),
                 ("synchronous_before", [value]) => read.synchronous_before = Some(value.clone()),
                 ("synchronous", []) => read.synchronous = Some(String::new()),
@@ -70,6 +76,14 @@ impl Arguments {
     /// The followers whose slots the preparation makes.
     pub fn new_slots(&self) -> Vec<String> {
         self.followers.iter().filter(|member| !self.kept.contains(member)).cloned().collect()
+    }
+
+    /// What is missing while not enough replicas stream, as a fragment.
+    fn lacking(&self) -> String {
+        match self.needed.filter(|needed| *needed < self.awaited.len()) {
+            Some(needed) => format!("less than {needed} of {} stream", list(&self.awaited)),
+            None => format!("not all of {} stream", list(&self.awaited)),
+        }
     }
 
     /// How `target` connects to `primary`.
@@ -226,31 +240,47 @@ impl Work<'_> {
         if now != args.synchronous {
             return Err(stay(format!("somebody has set it to `{}` meanwhile", now.unwrap_or_default())));
         }
-        let missing = |name: &String| {
-            let name = literal(name);
-            format!(
-                "NOT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = {name} AND state = 'streaming')"
-            )
-        };
-        if !args.awaited.is_empty() {
-            let any: Vec<String> = args.awaited.iter().map(missing).collect();
-            let sql = format!("SELECT NOT ({})", any.join(" OR "));
-            let all = |rows: &[tokio_postgres::SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
-            // The rest of the time is for the change itself.
-            let until = self.deadline - self.deadline.saturating_duration_since(Instant::now()) / 4;
-            match self.session.poll(&sql, Duration::from_millis(20), until, all).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    return Err(stay(format!(
-                        "not all of {} stream: commits would wait for them",
-                        list(&args.awaited)
-                    )));
-                }
-                Err(error) => return Err(self.failure(&error)),
-            }
+        if !self.streaming(args).await? {
+            return Err(stay(format!("{}: commits would wait for them", args.lacking())));
         }
         self.synchronous(Some(before)).await?;
         self.reload().await
+    }
+
+    /// Waits until as many of the awaited replicas stream as commits will wait for; false if they do not before the deadline.
+    async fn streaming(&mut self, args: &Arguments) -> Result<bool, Failure> {
+        let needed = args.needed.unwrap_or(args.awaited.len());
+        if args.awaited.is_empty() || needed == 0 {
+            return Ok(true);
+        }
+        let listed: Vec<String> = args.awaited.iter().map(|name| literal(&name.to_lowercase())).collect();
+        let sql = format!(
+            "SELECT count(*) >= {needed} FROM pg_stat_replication WHERE state = 'streaming' \
+             AND ('*' IN ({names}) OR lower(application_name) IN ({names}))",
+            names = listed.join(", ")
+        );
+        let enough = |rows: &[tokio_postgres::SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
+        // The rest of the time is for the change itself.
+        let until = self.deadline - self.deadline.saturating_duration_since(Instant::now()) / 4;
+        let streaming = self.session.poll(&sql, Duration::from_millis(20), until, enough).await;
+        streaming.map_err(|error| self.failure(&error))
+    }
+
+    /// Sets the names of a complete primary, once those whom commits would then wait for are there. Names that are set already stay.
+    async fn complete_synchronous(&mut self, args: &Arguments) -> Result<(), Failure> {
+        let Some(names) = &args.synchronous else { return Ok(()) };
+        if self.ask("SHOW synchronous_standby_names").await?.as_ref() == Some(names) {
+            return Ok(());
+        }
+        if !self.streaming(args).await? {
+            let tried = format!("setting synchronous_standby_names of {} to `{names}`", self.target.name());
+            let why = format!("{}: commits would wait for them", args.lacking());
+            return Err(Failure::untouched(Unreachable::new(why, tried).advice(
+                "it was left as it is, so that commits go on; bring the replica back (its log says why it does not stream), then \
+                 `handover plan`",
+            )));
+        }
+        self.synchronous(Some(names)).await
     }
 
     async fn synchronous(&mut self, names: Option<&String>) -> Result<(), Failure> {
@@ -352,12 +382,12 @@ pub(super) async fn apply(
             work.reload().await?;
         }
         super::UNRELEASE_REPLICAS => {
-            work.synchronous(args.synchronous_before.as_ref()).await?;
+            work.restore_synchronous(&args).await?;
             work.unbound_slots().await?;
             work.reload().await?;
         }
         _ => {
-            work.synchronous(args.synchronous.as_ref()).await?;
+            work.complete_synchronous(&args).await?;
             work.usual_retry().await?;
             work.reload().await?;
             work.drop_slots(&args.stale).await?;

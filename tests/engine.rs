@@ -99,7 +99,7 @@ async fn apply_only(topology: Topology, targets: &Arc<Scripted>, mut plan: Plan,
         digest: String::new(),
         document: String::new(),
         run: RunId("test".to_owned()),
-        operator: "test".to_owned(),
+        holder: "test".into(),
         stop,
         events,
     };

@@ -54,7 +54,7 @@ impl Rehearsal {
             digest: String::new(),
             document: String::new(),
             run: RunId("rehearsal".to_owned()),
-            operator: "test".to_owned(),
+            holder: "test".into(),
             stop,
             events,
         };

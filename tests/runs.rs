@@ -47,7 +47,7 @@ async fn begin(store: &SqliteStore, run: &str, at: Timestamp, holds: Vec<Hold>) 
         title: "drain west".to_owned(),
         document: None,
     };
-    store.begin(&RunId(run.to_owned()), "ada@ops pid 4711", &entry(0, at, first)).await.unwrap()
+    store.begin(&RunId(run.to_owned()), &"ada@ops pid 4711".into(), &entry(0, at, first)).await.unwrap()
 }
 
 fn done(step: usize) -> Record {

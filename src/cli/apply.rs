@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, watch};
 use super::args::{self, Format};
 use super::context::{Context, eprint, print, stderr_style, stdout_style};
 use super::exit::Exit;
+use super::process;
 use super::show::{self, Saved};
+use super::unlock;
 use super::voice::Voice;
 use crate::engine::Request;
 use crate::event::Event;
@@ -45,7 +47,12 @@ async fn apply(args: &args::Apply, context: &Context, saved: Saved, voice: Voice
         return Ok(voice.refuse(&why));
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
-    if let Err(error) = context.store.may_begin(&saved.digest, context.engine.now()).await {
+    let may_begin = async || context.store.may_begin(&saved.digest, context.engine.now()).await;
+    let begin = match may_begin().await {
+        Err(StoreError::Locked(lock)) if unlock::freed(&*context.store, &lock).await? => may_begin().await,
+        begin => begin,
+    };
+    if let Err(error) = begin {
         return not_begun(error, voice);
     }
     if !args.auto_approve {
@@ -81,7 +88,7 @@ async fn apply(args: &args::Apply, context: &Context, saved: Saved, voice: Voice
         digest: saved.digest,
         document: saved.text,
         run: run_id(context.engine.now()),
-        operator: operator(),
+        holder: process::holder(),
         stop: stopping,
         events,
     };
@@ -103,9 +110,7 @@ async fn apply(args: &args::Apply, context: &Context, saved: Saved, voice: Voice
 /// A run that could not begin.
 fn not_begun(error: StoreError, voice: Voice) -> Result<Exit> {
     match error {
-        StoreError::Locked { .. } => {
-            Ok(voice.error(Exit::Locked, &format!("{error}; wait for it, or look at that machine")))
-        }
+        StoreError::Locked(lock) => Ok(unlock::refused(&lock, voice)),
         StoreError::PlanUsed { .. } => Ok(voice.refuse(&error.to_string())),
         error => Err(error.into()),
     }
@@ -179,13 +184,4 @@ fn run_id(now: Timestamp) -> RunId {
         random /= LETTERS.len() as u64;
     }
     RunId(format!("{}-{tail}", now.strftime("%Y%m%d-%H%M%S")))
-}
-
-/// `user@host pid N`.
-#[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
-fn operator() -> String {
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
-    format!("{user}@{host} pid {}", std::process::id())
 }

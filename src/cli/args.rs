@@ -43,6 +43,8 @@ pub enum Command {
     Runs(Runs),
     /// Write a report of a run for a review: what happened, what clients felt, timeline, every record
     Report(Report),
+    /// Give the lock of a run back that has died and cannot do so itself
+    Unlock(Unlock),
     /// Print the JSON Schema of topology files, for editors and CI
     Schema,
     /// Print a completion script for a shell
@@ -63,6 +65,7 @@ impl Command {
             Self::Apply(args) => (args.format == Format::Json, args.common.output),
             Self::Runs(args) => (args.format == Format::Json, args.store.output),
             Self::Report(args) => (false, args.store.output),
+            Self::Unlock(args) => (false, args.store.output),
             Self::Schema | Self::Completions(_) | Self::Man(_) => (false, plain),
         };
         Voice { json, output }
@@ -267,6 +270,17 @@ pub enum RunsCommand {
     Follow(NamedRun),
     /// Remove old runs; never one that runs, can be gone on with, is stuck or has a hold in force
     Prune(Prune),
+}
+
+/// `handover unlock`.
+#[derive(Debug, Args)]
+pub struct Unlock {
+    /// The run whose lock is given back although it cannot be seen from here whether it has ended: make sure that it has
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Where it is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// A run that is named.

@@ -9,10 +9,12 @@ mod intent;
 mod lint;
 mod manual;
 mod plan;
+mod process;
 mod report;
 mod runs;
 mod show;
 mod status;
+mod unlock;
 mod voice;
 mod watch;
 
@@ -57,6 +59,7 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Apply(args) => context::block_on(apply::run(args)),
         args::Command::Runs(args) => context::block_on(runs::run(args)),
         args::Command::Report(args) => context::block_on(report::run(args)),
+        args::Command::Unlock(args) => context::block_on(unlock::run(args)),
         args::Command::Schema => manual::schema(),
         args::Command::Completions(args) => manual::completions(args),
         args::Command::Man(args) => manual::pages(&args),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::report::Log;
 use super::{Engine, keep};
 use crate::event::{Event, Failure, RunReport, StepOutcome, ways_on};
-use crate::journal::{Hold, HoldKind, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
+use crate::journal::{Hold, HoldKind, Holder, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
 use crate::model::{Action, TargetId};
 use crate::plan::{Plan, Step, StepId, Work};
 
@@ -25,8 +25,8 @@ pub struct Request {
     pub document: String,
     /// The run's identity.
     pub run: RunId,
-    /// `user@host pid N`.
-    pub operator: String,
+    /// Who carries it out.
+    pub holder: Holder,
     /// Becomes true when the operator asks it to stop.
     pub stop: watch::Receiver<bool>,
     /// Who listens.
@@ -136,20 +136,20 @@ impl Engine {
     /// # Errors
     /// If the run cannot begin: locked, used before, or the store fails. Everything later is in the outcome.
     pub async fn apply(&self, request: Request, store: Arc<dyn Store>) -> Result<RunOutcome, StoreError> {
-        let Request { plan, digest, document, run, operator, stop, events } = request;
+        let Request { plan, digest, document, run, holder, stop, events } = request;
         let began = Instant::now();
         let clock = Arc::clone(&self.clock);
-        let holds = holds(&plan, &run, &operator, self.clock.now());
+        let holds = holds(&plan, &run, &holder.name, self.clock.now());
         let first = Record::RunStarted {
             plan: plan.id.clone(),
             plan_digest: digest,
-            operator: operator.clone(),
+            operator: holder.name.clone(),
             holds: holds.clone(),
             title: plan.intent.title(),
             document: Some(document),
         };
         let now = move || Moment { at: clock.now(), elapsed: began.elapsed() };
-        let journal = Journal::begin(store, run.clone(), &operator, first, now).await?;
+        let journal = Journal::begin(store, run.clone(), &holder, first, now).await?;
         let log = Log::new(&plan, &run, holds);
         let run = Arc::new(Run {
             engine: self.clone(),

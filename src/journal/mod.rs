@@ -2,9 +2,11 @@
 //!
 //! May use `model` and `plan`. Must not know how records are stored: that is behind [`Store`].
 
+mod lock;
 mod prune;
 mod record;
 
+pub use lock::{Here, Holder, Life, Lock, Process};
 pub use prune::{Pruned, Pruning};
 pub use record::{Entry, Hold, Record, RunEnd, RunId, RunSummary};
 
@@ -32,15 +34,8 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Somebody else holds the lock.
-    #[error("locked by {holder} since {since}: run {run}")]
-    Locked {
-        /// `user@host pid N`.
-        holder: String,
-        /// When the lock was taken.
-        since: jiff::Timestamp,
-        /// Its run.
-        run: RunId,
-    },
+    #[error("locked by {} since {}: run {}", .0.holder.name, .0.since, .0.run)]
+    Locked(Box<Lock>),
     /// The lock was lost: expired or taken by somebody with a newer token.
     #[error("the lock of run {run} was lost: it expired or was taken over")]
     LeaseLost {
@@ -72,7 +67,20 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Locked`] while another run holds a lease that has not expired; [`StoreError::PlanUsed`] if a run with the same
     /// plan digest exists.
-    async fn begin(&self, run: &RunId, holder: &str, entry: &Entry) -> Result<Lease, StoreError>;
+    async fn begin(&self, run: &RunId, holder: &Holder, entry: &Entry) -> Result<Lease, StoreError>;
+
+    /// Who holds the lock, expired or not.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    async fn lock(&self) -> Result<Option<Lock>, StoreError>;
+
+    /// Gives somebody else's lock back, if that one still holds it, and records so in the run: from then on its holder gets no permit.
+    /// False if the lock has changed hands meanwhile.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    async fn unlock(&self, lock: &Lock, by: &Holder, now: jiff::Timestamp) -> Result<bool, StoreError>;
 
     /// Would a run of this plan begin now? Takes nothing: [`Store::begin`] asks again.
     ///
@@ -190,7 +198,7 @@ impl Journal {
     pub async fn begin(
         store: Arc<dyn Store>,
         run: RunId,
-        holder: &str,
+        holder: &Holder,
         first: Record,
         now: impl Fn() -> Moment + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {

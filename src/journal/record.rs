@@ -174,6 +174,11 @@ pub enum Record {
         /// What.
         text: String,
     },
+    /// Somebody took the lock from the run's holder, who gets no permit from here on.
+    Unlocked {
+        /// `user@host pid N`.
+        by: String,
+    },
     /// The run ended.
     RunEnded {
         /// How.

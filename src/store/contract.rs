@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::journal::{Entry, Hold, HoldKind, Record, RunEnd, RunId, Store, StoreError};
+use crate::journal::{Entry, Hold, HoldKind, Holder, Lock, Process, Record, RunEnd, RunId, Store, StoreError};
 use crate::model::{Action, Condition, FromTo, RecordKey, RecordSet, RecordType, TargetId};
 use crate::plan::{Assumption, StepId};
 
@@ -26,6 +26,7 @@ macro_rules! store_contract {
             an_expired_lease_is_taken_over_and_its_old_holder_stopped
             a_lease_that_ran_out_untaken_is_still_good
             a_lease_is_given_back_at_the_end
+            somebody_elses_lock_can_be_given_back
             tokens_rise_with_every_holder
             a_plan_is_used_once
             holds_are_made_with_the_first_record_and_released_with_the_last
@@ -94,28 +95,55 @@ fn drained(facility: &str) -> HoldKind {
 
 pub async fn of_two_holders_one_wins(bench: impl Bench) {
     let (one, two) = (bench.open(), bench.open());
-    one.begin(&run("1"), "ada@ops pid 1", &first(0, "a", &[])).await.unwrap();
-    match two.begin(&run("2"), "bob@ops pid 2", &first(29, "b", &[])).await {
-        Err(StoreError::Locked { holder, since, run }) => {
-            assert_eq!((holder.as_str(), since, run.0.as_str()), ("ada@ops pid 1", moment(0), "1"));
+    one.begin(&run("1"), &"ada@ops pid 1".into(), &first(0, "a", &[])).await.unwrap();
+    match two.begin(&run("2"), &"bob@ops pid 2".into(), &first(29, "b", &[])).await {
+        Err(StoreError::Locked(lock)) => {
+            let seen = (lock.holder.name.as_str(), lock.since, lock.until, lock.run.0.as_str());
+            assert_eq!(seen, ("ada@ops pid 1", moment(0), moment(30), "1"));
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(two.runs().await.unwrap().len(), 1, "the loser leaves nothing behind");
 }
 
+pub async fn somebody_elses_lock_can_be_given_back(bench: impl Bench) {
+    let (one, two) = (bench.open(), bench.open());
+    assert_eq!(two.lock().await.unwrap(), None);
+    let text = |text: &str| text.to_owned();
+    let process =
+        Process { machine: text("ops"), boot: text("b"), namespace: text("pid:[1]"), pid: 7, started: u64::MAX };
+    let ada = Holder { name: text("ada@ops pid 7"), process: Some(process) };
+    let lease = one.begin(&run("1"), &ada, &first(0, "a", &[])).await.unwrap();
+    one.append(&lease, &entry(1, 1, step("a"))).await.unwrap();
+    let lock = two.lock().await.unwrap().unwrap();
+    assert_eq!((&lock.holder, lock.token, lock.until), (&ada, lease.token, moment(31)));
+    // One who has taken it meanwhile keeps it.
+    let newer = Lock { token: lock.token + 1, ..lock.clone() };
+    assert!(!two.unlock(&newer, &"bob".into(), moment(2)).await.unwrap());
+    one.append(&lease, &entry(2, 2, step("b"))).await.unwrap();
+    assert!(two.unlock(&lock, &"bob".into(), moment(3)).await.unwrap());
+    assert_eq!(two.lock().await.unwrap(), None);
+    let lost = one.append(&lease, &entry(3, 4, step("c"))).await;
+    assert!(matches!(lost, Err(StoreError::LeaseLost { .. })));
+    let records = two.records(&run("1")).await.unwrap();
+    assert_eq!(records.last().unwrap().record, Record::Unlocked { by: text("bob") });
+    let next = two.begin(&run("2"), &"bob".into(), &first(5, "b", &[])).await.unwrap();
+    assert!(next.token > lease.token);
+    assert!(!one.unlock(&lock, &"ada".into(), moment(6)).await.unwrap());
+}
+
 pub async fn of_many_at_once_one_wins(bench: impl Bench) {
     let stores: Vec<_> = (0..8).map(|number| (number, bench.open())).collect();
     let attempts = stores.into_iter().map(|(number, store)| {
         tokio::spawn(async move {
-            store.begin(&run(&format!("{number}")), "ada", &first(0, &format!("{number}"), &[])).await
+            store.begin(&run(&format!("{number}")), &"ada".into(), &first(0, &format!("{number}"), &[])).await
         })
     });
     let mut won = 0;
     for attempt in attempts.collect::<Vec<_>>() {
         match attempt.await.unwrap() {
             Ok(_) => won += 1,
-            Err(StoreError::Locked { .. }) => {}
+            Err(StoreError::Locked(_)) => {}
             Err(other) => panic!("{other}"),
         }
     }
@@ -124,14 +152,14 @@ pub async fn of_many_at_once_one_wins(bench: impl Bench) {
 
 pub async fn an_expired_lease_is_taken_over_and_its_old_holder_stopped(bench: impl Bench) {
     let (one, two) = (bench.open(), bench.open());
-    let old = one.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let old = one.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     one.append(&old, &entry(1, 20, step("a"))).await.unwrap();
     assert!(
-        matches!(two.begin(&run("2"), "bob", &first(45, "b", &[])).await, Err(StoreError::Locked { .. })),
+        matches!(two.begin(&run("2"), &"bob".into(), &first(45, "b", &[])).await, Err(StoreError::Locked(_))),
         "an append prolongs the lease"
     );
     one.renew(&old, moment(40)).await.unwrap();
-    let new = two.begin(&run("2"), "bob", &first(70, "b", &[])).await.unwrap();
+    let new = two.begin(&run("2"), &"bob".into(), &first(70, "b", &[])).await.unwrap();
     let lost = |result| matches!(result, Err(StoreError::LeaseLost { run }) if run.0 == "1");
     assert!(lost(one.append(&old, &entry(2, 71, step("b"))).await));
     assert!(lost(one.renew(&old, moment(71)).await));
@@ -143,16 +171,16 @@ pub async fn an_expired_lease_is_taken_over_and_its_old_holder_stopped(bench: im
 
 pub async fn a_lease_that_ran_out_untaken_is_still_good(bench: impl Bench) {
     let store = bench.open();
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     store.append(&lease, &entry(1, 3_600, step("a"))).await.unwrap();
-    assert!(matches!(store.begin(&run("2"), "bob", &first(3_601, "b", &[])).await, Err(StoreError::Locked { .. })));
+    assert!(matches!(store.begin(&run("2"), &"bob".into(), &first(3_601, "b", &[])).await, Err(StoreError::Locked(_))));
 }
 
 pub async fn a_lease_is_given_back_at_the_end(bench: impl Bench) {
     let store = bench.open();
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
-    store.begin(&run("2"), "bob", &first(1, "b", &[])).await.unwrap();
+    store.begin(&run("2"), &"bob".into(), &first(1, "b", &[])).await.unwrap();
     let runs = store.runs().await.unwrap();
     let runs: Vec<_> = runs.iter().map(|run| (run.run.0.as_str(), run.plan.as_str(), run.end)).collect();
     assert_eq!(runs, [("2", "plan-b", None), ("1", "plan-a", Some(RunEnd::Done))]);
@@ -163,7 +191,7 @@ pub async fn tokens_rise_with_every_holder(bench: impl Bench) {
     for number in 0..3 {
         let store = bench.open();
         let digest = number.to_string();
-        let lease = store.begin(&run(&digest), "ada", &first(number, &digest, &[])).await.unwrap();
+        let lease = store.begin(&run(&digest), &"ada".into(), &first(number, &digest, &[])).await.unwrap();
         assert!(lease.token > last);
         last = lease.token;
         store.end(&lease, &entry(1, number, end(&[]))).await.unwrap();
@@ -172,20 +200,20 @@ pub async fn tokens_rise_with_every_holder(bench: impl Bench) {
 
 pub async fn a_plan_is_used_once(bench: impl Bench) {
     let store = bench.open();
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
-    match store.begin(&run("2"), "ada", &first(2, "a", &[])).await {
+    match store.begin(&run("2"), &"ada".into(), &first(2, "a", &[])).await {
         Err(StoreError::PlanUsed { run }) => assert_eq!(run.0, "1"),
         other => panic!("{other:?}"),
     }
-    store.begin(&run("3"), "ada", &first(3, "b", &[])).await.expect("the refusal leaves no lock behind");
+    store.begin(&run("3"), &"ada".into(), &first(3, "b", &[])).await.expect("the refusal leaves no lock behind");
 }
 
 pub async fn what_would_stop_a_run_is_told_beforehand_and_nothing_is_taken(bench: impl Bench) {
     let (one, two) = (bench.open(), bench.open());
     two.may_begin("a", moment(0)).await.unwrap();
-    let lease = one.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
-    assert!(matches!(two.may_begin("b", moment(29)).await, Err(StoreError::Locked { holder, .. }) if holder == "ada"));
+    let lease = one.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
+    assert!(matches!(two.may_begin("b", moment(29)).await, Err(StoreError::Locked(lock)) if lock.holder.name == "ada"));
     two.may_begin("b", moment(31)).await.expect("the lease has expired");
     one.end(&lease, &entry(1, 32, end(&[]))).await.unwrap();
     assert!(matches!(two.may_begin("a", moment(33)).await, Err(StoreError::PlanUsed { run }) if run.0 == "1"));
@@ -200,10 +228,10 @@ pub async fn holds_are_made_with_the_first_record_and_released_with_the_last(ben
         away_from: "west".into(),
     };
     let holds = [hold(drained("west"), "new switches"), hold(primary.clone(), "moved with the drain")];
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &holds)).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &holds)).await.unwrap();
     assert_eq!(bench.open().holds().await.unwrap(), holds, "in force from the first record on, oldest first");
     store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
-    let lease = store.begin(&run("2"), "ada", &first(2, "b", &[])).await.unwrap();
+    let lease = store.begin(&run("2"), &"ada".into(), &first(2, "b", &[])).await.unwrap();
     store.end(&lease, &entry(1, 3, end(&[drained("west"), drained("east")]))).await.unwrap();
     let left: Vec<_> = store.holds().await.unwrap().into_iter().map(|hold| hold.kind).collect();
     assert_eq!(left, [primary]);
@@ -211,24 +239,24 @@ pub async fn holds_are_made_with_the_first_record_and_released_with_the_last(ben
 
 pub async fn a_hold_on_the_same_subject_replaces_the_earlier_one(bench: impl Bench) {
     let store = bench.open();
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[hold(drained("west"), "first")])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[hold(drained("west"), "first")])).await.unwrap();
     store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
-    store.begin(&run("2"), "ada", &first(2, "b", &[hold(drained("west"), "second")])).await.unwrap();
+    store.begin(&run("2"), &"ada".into(), &first(2, "b", &[hold(drained("west"), "second")])).await.unwrap();
     let reasons: Vec<_> = store.holds().await.unwrap().into_iter().map(|hold| hold.reason.unwrap()).collect();
     assert_eq!(reasons, ["second"]);
 }
 
 pub async fn what_was_appended_survives_a_holder_that_died(bench: impl Bench) {
     let store = bench.open();
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[hold(drained("west"), "x")])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[hold(drained("west"), "x")])).await.unwrap();
     store.append(&lease, &entry(1, 1, step("a"))).await.unwrap();
     drop(store);
     let store = bench.open();
     assert_eq!(store.records(&run("1")).await.unwrap().len(), 2);
     assert_eq!(store.runs().await.unwrap()[0].end, None);
     assert_eq!(store.holds().await.unwrap().len(), 1);
-    assert!(matches!(store.begin(&run("2"), "ada", &first(2, "b", &[])).await, Err(StoreError::Locked { .. })));
-    store.begin(&run("2"), "ada", &first(31, "b", &[])).await.expect("its lease runs out");
+    assert!(matches!(store.begin(&run("2"), &"ada".into(), &first(2, "b", &[])).await, Err(StoreError::Locked(_))));
+    store.begin(&run("2"), &"ada".into(), &first(31, "b", &[])).await.expect("its lease runs out");
 }
 
 pub async fn records_read_back_as_written(bench: impl Bench) {
@@ -245,7 +273,7 @@ pub async fn records_read_back_as_written(bench: impl Bench) {
         assumed: vec![assumed],
         intended: Some(Action::SetRecords { zone: "clickbank.example".into(), sets: BTreeMap::from([(key, change)]) }),
     };
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     let written = [first(0, "a", &[]), entry(1, 1, started), entry(2, 2, step("dns.remove")), entry(3, 3, end(&[]))];
     store.append(&lease, &written[1]).await.unwrap();
     store.append(&lease, &written[2]).await.unwrap();
@@ -256,7 +284,7 @@ pub async fn records_read_back_as_written(bench: impl Bench) {
 
 pub async fn a_list_says_who_is_at_work_and_when_they_were_last_heard(bench: impl Bench) {
     let store = bench.open();
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     store.append(&lease, &entry(1, 20, step("a"))).await.unwrap();
     let [listed] = store.runs().await.unwrap().try_into().unwrap();
     assert_eq!((listed.title.as_str(), listed.started, listed.last), ("drain west", moment(0), moment(20)));
@@ -279,10 +307,10 @@ pub async fn only_runs_that_are_over_are_pruned_and_their_plans_stay_used(bench:
     for (number, end) in ends.into_iter().enumerate() {
         let name = number.to_string();
         let holds = if number == 5 { vec![Hold { run: run("5"), ..hold(drained("west"), "x") }] } else { Vec::new() };
-        let lease = store.begin(&run(&name), "ada", &first(number as i64, &name, &holds)).await.unwrap();
+        let lease = store.begin(&run(&name), &"ada".into(), &first(number as i64, &name, &holds)).await.unwrap();
         store.end(&lease, &ended(end, &[])).await.unwrap();
     }
-    store.begin(&run("6"), "ada", &first(6, "6", &[])).await.unwrap();
+    store.begin(&run("6"), &"ada".into(), &first(6, "6", &[])).await.unwrap();
     let all: Vec<RunId> = (0..8).map(|number: usize| run(&number.to_string())).collect();
     let names = |runs: Vec<RunId>| runs.into_iter().map(|run| run.0).collect::<Vec<_>>();
     assert_eq!(names(store.prune(&all).await.unwrap()), ["0", "1", "2"]);
@@ -297,8 +325,8 @@ pub async fn only_runs_that_are_over_are_pruned_and_their_plans_stay_used(bench:
 
 pub async fn a_run_begins_and_ends_with_its_own_records(bench: impl Bench) {
     let store = bench.open();
-    assert!(store.begin(&run("1"), "ada", &entry(0, 0, step("a"))).await.is_err());
-    let lease = store.begin(&run("1"), "ada", &first(0, "a", &[])).await.unwrap();
+    assert!(store.begin(&run("1"), &"ada".into(), &entry(0, 0, step("a"))).await.is_err());
+    let lease = store.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
     assert!(store.end(&lease, &entry(1, 1, step("a"))).await.is_err());
     store.end(&lease, &entry(1, 1, end(&[]))).await.unwrap();
 }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::journal::{Entry, Hold, Lease, Record, RunEnd, RunId, RunSummary, Store, StoreError};
+use crate::journal::{Entry, Hold, Holder, Lease, Lock, Record, RunEnd, RunId, RunSummary, Store, StoreError};
 
 /// How long a lease lasts after its last renewal or append.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -67,11 +67,12 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// What version 2 adds, for the list of runs: what a run was for, and that its records were pruned. The row of a pruned run stays,
-/// so that its plan is never applied again.
+/// What version 2 adds: for the list of runs, what a run was for, and that its records were pruned (the row of a pruned run stays, so
+/// that its plan is never applied again); and the process that holds the lock, so that its death can be proven.
 const VERSION_2: &str = "
     ALTER TABLE runs ADD COLUMN title TEXT NOT NULL DEFAULT '';
     ALTER TABLE runs ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE lease ADD COLUMN process TEXT NOT NULL DEFAULT 'null';
 ";
 
 /// Why the file could not be used, with what the operator can do.
@@ -185,8 +186,8 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn begin(&self, run: &RunId, holder: &str, entry: &Entry) -> Result<Lease, StoreError> {
-        let (run, holder, entry) = (run.clone(), holder.to_owned(), entry.clone());
+    async fn begin(&self, run: &RunId, holder: &Holder, entry: &Entry) -> Result<Lease, StoreError> {
+        let (run, holder, entry) = (run.clone(), holder.clone(), entry.clone());
         self.transact("beginning a run", TransactionBehavior::Immediate, move |transaction, topology| {
             let Record::RunStarted { plan, plan_digest, operator, holds, title, .. } = &entry.record else {
                 return Err(Cause::Order.into());
@@ -211,6 +212,33 @@ impl Store for SqliteStore {
                 )?;
             }
             Ok(Lease { run, token })
+        })
+        .await
+    }
+
+    async fn lock(&self) -> Result<Option<Lock>, StoreError> {
+        self.transact("looking at the lock", TransactionBehavior::Deferred, |transaction, topology| {
+            Ok(held(transaction, topology)?.and_then(|(_, lock)| lock))
+        })
+        .await
+    }
+
+    async fn unlock(&self, lock: &Lock, by: &Holder, now: Timestamp) -> Result<bool, StoreError> {
+        let (lock, by) = (lock.clone(), by.name.clone());
+        self.transact("giving a lock back", TransactionBehavior::Immediate, move |transaction, topology| {
+            let token = i64::try_from(lock.token).map_err(|_| Cause::Range)?;
+            let update = "UPDATE lease SET run = NULL WHERE topology = ?1 AND token = ?2 AND run = ?3";
+            if transaction.execute(update, params![topology, token, lock.run.0])? == 0 {
+                return Ok(false);
+            }
+            let last = "SELECT sequence, elapsed_ms FROM records WHERE run = ?1 ORDER BY sequence DESC LIMIT 1";
+            let last = transaction
+                .query_row(last, params![lock.run.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+            let (sequence, elapsed_ms) = last?;
+            let positive = |number: i64| u64::try_from(number).map_err(|_| Cause::Range);
+            let (sequence, elapsed_ms) = (positive(sequence)? + 1, positive(elapsed_ms)?);
+            insert(transaction, &lock.run, &Entry { sequence, at: now, elapsed_ms, record: Record::Unlocked { by } })?;
+            Ok(true)
         })
         .await
     }
@@ -355,34 +383,54 @@ fn take_lock(
     transaction: &Transaction<'_>,
     topology: &str,
     run: &RunId,
-    holder: &str,
+    holder: &Holder,
     now: Timestamp,
 ) -> Result<u64, Failure> {
     let token = next_token(transaction, topology, now)?;
     transaction.execute(
-        "INSERT OR REPLACE INTO lease (topology, token, run, holder, since, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![topology, token, run.0, holder, now.to_string(), expiry(now)],
+        "INSERT OR REPLACE INTO lease (topology, token, run, holder, process, since, expires_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            topology,
+            token,
+            run.0,
+            holder.name,
+            serde_json::to_string(&holder.process)?,
+            now.to_string(),
+            expiry(now)
+        ],
     )?;
     Ok(u64::try_from(token).map_err(|_| Cause::Range)?)
 }
 
 /// The token of the next lease; an error while somebody holds one that has not expired.
 fn next_token(transaction: &Transaction<'_>, topology: &str, now: Timestamp) -> Result<i64, Failure> {
-    let query = "SELECT token, run, holder, since, expires_ms FROM lease WHERE topology = ?1";
-    let row = transaction
-        .query_row(query, params![topology], |row| {
-            let held: (Option<String>, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok((row.get::<_, i64>(0)?, held, row.get::<_, i64>(4)?))
-        })
-        .optional()?;
-    match row {
-        Some((_, (Some(run), holder, since), expires_ms)) if now.as_millisecond() < expires_ms => {
-            let since = since.parse()?;
-            Err(Failure::Known(StoreError::Locked { holder, since, run: RunId(run) }))
-        }
-        Some((token, ..)) => Ok(token.checked_add(1).ok_or(Cause::Range)?),
+    match held(transaction, topology)? {
+        Some((_, Some(lock))) if now < lock.until => Err(Failure::Known(StoreError::Locked(Box::new(lock)))),
+        Some((token, _)) => Ok(token.checked_add(1).ok_or(Cause::Range)?),
         None => Ok(1),
     }
+}
+
+/// The last token, and the lock if it was not given back.
+fn held(transaction: &Transaction<'_>, topology: &str) -> Result<Option<(i64, Option<Lock>)>, Failure> {
+    let query = "SELECT token, run, holder, process, since, expires_ms FROM lease WHERE topology = ?1";
+    let row = transaction
+        .query_row(query, params![topology], |row| {
+            let texts: (Option<String>, String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+            Ok((row.get::<_, i64>(0)?, texts, row.get::<_, i64>(5)?))
+        })
+        .optional()?;
+    let Some((token, (run, name, process, since), expires_ms)) = row else { return Ok(None) };
+    let Some(run) = run else { return Ok(Some((token, None))) };
+    let lock = Lock {
+        run: RunId(run),
+        holder: Holder { name, process: serde_json::from_str(&process)? },
+        token: u64::try_from(token).map_err(|_| Cause::Range)?,
+        since: since.parse()?,
+        until: Timestamp::from_millisecond(expires_ms)?,
+    };
+    Ok(Some((token, Some(lock))))
 }
 
 /// An error if the plan was used by a run.
@@ -588,8 +636,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let one = SqliteStore::open(dir.path(), "one").unwrap();
         let two = SqliteStore::open(dir.path(), "two").unwrap();
-        one.begin(&RunId("1".into()), "ada@west", &first(0, "a", &[])).await.unwrap();
-        two.begin(&RunId("2".into()), "ada@west", &first(0, "a", &[])).await.unwrap();
+        one.begin(&RunId("1".into()), &"ada@west".into(), &first(0, "a", &[])).await.unwrap();
+        two.begin(&RunId("2".into()), &"ada@west".into(), &first(0, "a", &[])).await.unwrap();
         assert_eq!(one.runs().await.unwrap().len(), 1);
     }
 }

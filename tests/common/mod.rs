@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use handover::journal::{Entry, Hold, Journal, Lease, Moment, Permit, Record, RunId, RunSummary, Store, StoreError};
+use handover::journal::{
+    Entry, Hold, Holder, Journal, Lease, Lock, Moment, Permit, Record, RunId, RunSummary, Store, StoreError,
+};
 use handover::plan::StepId;
 
 /// An action that its target took.
@@ -24,9 +26,17 @@ pub struct MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn begin(&self, run: &RunId, _holder: &str, entry: &Entry) -> Result<Lease, StoreError> {
+    async fn begin(&self, run: &RunId, _holder: &Holder, entry: &Entry) -> Result<Lease, StoreError> {
         self.entries.lock().unwrap().push(entry.clone());
         Ok(Lease { run: run.clone(), token: 1 })
+    }
+
+    async fn lock(&self) -> Result<Option<Lock>, StoreError> {
+        Ok(None)
+    }
+
+    async fn unlock(&self, _lock: &Lock, _by: &Holder, _now: jiff::Timestamp) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     async fn may_begin(&self, _plan_digest: &str, _now: jiff::Timestamp) -> Result<(), StoreError> {
@@ -74,9 +84,10 @@ pub async fn permit() -> Permit {
         title: String::new(),
         document: None,
     };
-    let journal = Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), "test", first, now)
-        .await
-        .unwrap();
+    let journal =
+        Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), &"test".into(), first, now)
+            .await
+            .unwrap();
     let step = StepId("step".to_owned());
     let record = Record::StepStarted { step: step.clone(), assumed: Vec::new(), intended: None };
     journal.start(BTreeSet::from([step]), record).await.unwrap()

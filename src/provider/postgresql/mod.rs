@@ -186,22 +186,19 @@ fn seen(facts: MemberFacts) -> Outcome {
     Outcome::Seen(Box::new(Facts::Member(Box::new(facts))))
 }
 
-fn known(facts: MemberFacts, began: Instant) -> Observed<Facts> {
-    Observed::Known { value: Facts::Member(Box::new(facts)), took: began.elapsed() }
-}
-
 #[async_trait]
 impl Provider for Postgresql {
     async fn observe(&self, target: &Target, _scope: &Scope, deadline: Instant) -> Observed<Facts> {
         let began = Instant::now();
-        let (facts, manager) =
-            tokio::join!(self.client.facts_or_files(target, deadline), self.units.manager(target, deadline));
+        // How far away it is shows in its own answer: what its machine is asked beside it takes longer.
+        let asking = async { (self.client.facts_or_files(target, deadline).await, began.elapsed()) };
+        let ((facts, took), manager) = tokio::join!(asking, self.units.manager(target, deadline));
         match facts {
             Ok(mut facts) => {
                 if let Some(manager) = manager {
                     facts.settings.entry("manager".to_owned()).or_insert(manager);
                 }
-                known(facts, began)
+                Observed::Known { value: Facts::Member(Box::new(facts)), took }
             }
             Err(why) => Observed::Unreachable(why),
         }

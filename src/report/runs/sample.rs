@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::journal::{Entry, Hold, Record, RunEnd, RunId};
 use crate::model::{Action, TargetId};
-use crate::plan::{Gate, Intent, Plan, Planned, Step, StepId, Undo, Wait, Work, document};
+use crate::plan::{Gate, Intent, Plan, Planned, Step, StepId, Undo, Wait, Work};
 use crate::report::sample::{live, topology};
 
 /// How a run goes.
@@ -256,7 +256,7 @@ impl Play<'_> {
         let text = self.plan.to_yaml().unwrap();
         let first = Record::RunStarted {
             plan: self.plan.id.clone(),
-            plan_digest: document::digest(text.as_bytes()),
+            plan_digest: "4f3a91c2d7e8".to_owned(),
             operator: "ada@ops pid 4711".to_owned(),
             holds: holds.collect(),
             title: self.plan.intent.title(),

@@ -18,11 +18,11 @@ use handover::engine::{Engine, Request, RunOutcome};
 use handover::event::Event;
 use handover::journal::{Permit, RunEnd, RunId};
 use handover::model::{
-    Action, CLOSE_FRONTENDS, Condition, Facts, Live, Observed, Scope, Target, TargetId, Unreachable,
+    Action, CLOSE_FRONTENDS, Condition, Facts, JobFacts, Live, Observed, Scope, Target, TargetId, Unreachable,
 };
-use handover::plan::{Depth, Intent, Plan, Planned, make};
+use handover::plan::{Depth, GateName, Intent, Override, Plan, Planned, StepId, make};
 use handover::provider::rfc2136::Rfc2136;
-use handover::provider::{Outcome, Provider, Registry, SystemClock};
+use handover::provider::{Clock, Outcome, Provider, Registry, SystemClock};
 use handover::secret::SecretReader;
 use handover::topology::Topology;
 use tokio::sync::{mpsc, watch};
@@ -30,6 +30,9 @@ use tokio::time::Instant;
 
 const EXAMPLE: &str = include_str!("../topology.yaml");
 const PROVIDERS: [&str; 6] = ["rfc2136", "haproxy", "http", "postgresql", "pgbouncer", "command"];
+
+/// How long a job takes to stop or start.
+const SLOW: Duration = Duration::from_secs(8);
 
 /// Targets that say what is in `live`, and whose clients at proxies do as they are told here.
 struct Scripted {
@@ -60,6 +63,12 @@ impl Provider for Scripted {
 
     async fn apply(&self, target: &Target, action: &Action, _: &Permit, _: Instant) -> Outcome {
         self.acted.lock().unwrap().push((target.id.clone(), action.verb().to_owned()));
+        if matches!(action, Action::Stop | Action::Start) {
+            tokio::time::sleep(SLOW).await;
+            let running = *action == Action::Start;
+            let facts = Observed::Known { value: Facts::Job(JobFacts { running }), took: SLOW };
+            self.live.lock().unwrap().insert(target.id.clone(), facts);
+        }
         if action.verb() == CLOSE_FRONTENDS {
             self.connect(&target.id, self.stubborn);
         }
@@ -88,10 +97,19 @@ async fn apply_only(topology: Topology, targets: &Arc<Scripted>, mut plan: Plan,
     plan.steps.retain(|step| step.id.0 == id);
     plan.steps.iter_mut().for_each(|step| step.needs.clear());
     assert_eq!(plan.steps.len(), 1, "{id}");
+    apply(topology, targets, plan, Arc::new(SystemClock)).await
+}
+
+async fn apply(
+    topology: Topology,
+    targets: &Arc<Scripted>,
+    plan: Plan,
+    clock: Arc<dyn Clock>,
+) -> (RunOutcome, Vec<Event>) {
     let registry = PROVIDERS
         .iter()
         .fold(Registry::default(), |all, name| all.with(name, Arc::clone(targets) as Arc<dyn Provider>));
-    let engine = Engine::new(Arc::new(topology), registry, Arc::new(SystemClock), Duration::from_secs(2));
+    let engine = Engine::new(Arc::new(topology), registry, clock, Duration::from_secs(2));
     let (events, mut told) = mpsc::unbounded_channel();
     let (_keep, stop) = watch::channel(false);
     let request = Request {
@@ -196,6 +214,68 @@ async fn a_proof_that_fails_before_anything_is_touched_is_a_refusal() {
     assert!(outcome.summary.starts_with("refused before anything was touched: "), "{}", outcome.summary);
     assert!(outcome.summary.contains("no such command"), "{}", outcome.summary);
     assert_eq!(outcome.report.holds_released, holds);
+}
+
+/// The wall clock at a moment of the virtual time.
+struct Virtual {
+    from: jiff::Timestamp,
+    began: Instant,
+}
+
+impl Clock for Virtual {
+    fn now(&self) -> jiff::Timestamp {
+        self.from + jiff::SignedDuration::try_from(self.began.elapsed()).unwrap()
+    }
+}
+
+/// Stops a job and starts it again, in two stages, within a window that closes at three o'clock; `passed` gates are overridden.
+async fn stop_and_start(now: &str, passed: &[GateName]) -> (RunEnd, String, Vec<String>) {
+    let windows = "windows: [{days: [mon], from: \"02:00\", to: \"03:00\", zone: America/Boise}]";
+    let topology = healthy::read(&EXAMPLE.replace("windows: []", windows));
+    let live = healthy::live(&topology);
+    let now: jiff::Timestamp = now.parse().unwrap();
+    let passed =
+        passed.iter().map(|gate| (*gate, Override { by: "ada@ops".to_owned(), reason: "nobody is awake".to_owned() }));
+    let intent = Intent { drain: ["west".into()].into(), overrides: passed.collect(), ..Intent::default() };
+    let Planned::Plan(mut plan) = make(&topology, &intent, &[], &live, now) else { panic!("no plan") };
+    let job = plan.steps.iter().find_map(|step| step.id.0.strip_prefix("job.stop.")).unwrap().to_owned();
+    let (stop, start) = (StepId(format!("job.stop.{job}")), StepId(format!("job.start.{job}")));
+    let mut steps: Vec<_> = plan.steps.iter().filter(|step| step.id == stop).cloned().collect();
+    steps[0].needs.clear();
+    let mut second = steps[0].clone();
+    (second.id, second.stage, second.needs) = (start, steps[0].stage + 1, [stop].into());
+    let running = |running| Condition::Running { running };
+    (second.before[0].condition, second.after[0].condition) = (running(false), running(true));
+    let handover::plan::Work::Act { action, .. } = &mut second.work else { panic!("it acts") };
+    *action = Action::Start;
+    second.undo = handover::plan::Undo::Nothing;
+    steps.push(second);
+    plan.steps = steps;
+    let targets = Arc::new(Scripted { live: Mutex::new(live), stubborn: 0, acted: Mutex::default() });
+    let clock = Virtual { from: now, began: Instant::now() };
+    let (outcome, _) = apply(topology, &targets, *plan, Arc::new(clock)).await;
+    let acted = targets.acted.lock().unwrap().iter().map(|(_, verb)| verb.clone()).collect();
+    (outcome.end, outcome.summary, acted)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_begins_only_while_its_window_leaves_time_for_it() {
+    let (end, _, acted) = stop_and_start("2026-11-23T02:30:00-07:00", &[]).await;
+    assert_eq!((end, acted), (RunEnd::Done, vec!["stop".to_owned(), "start".to_owned()]));
+
+    let (end, why, acted) = stop_and_start("2026-11-23T01:30:00-07:00", &[]).await;
+    assert_eq!((end, acted.as_slice()), (RunEnd::Refused, &[][..]), "{why}");
+    assert!(why.contains("no maintenance window of policy.windows is open now"), "{why}");
+
+    // The window closes while the first stage lasts: the second one does not begin, and the job that only rested runs again.
+    let (end, why, acted) = stop_and_start("2026-11-23T02:59:55-07:00", &[]).await;
+    assert_eq!((end, acted.as_slice()), (RunEnd::Stopped, &["stop".to_owned(), "start".to_owned()][..]), "{why}");
+    assert!(why.contains("stopped at a gate") && why.contains("fits at Mon 2026-11-30 02:00 MST"), "{why}");
+
+    let (end, why, _) = stop_and_start("2026-11-23T01:30:00-07:00", &[GateName::Freezes]).await;
+    assert_eq!(end, RunEnd::Refused, "{why}");
+    let (end, why, _) = stop_and_start("2026-11-23T01:30:00-07:00", &[GateName::Windows]).await;
+    assert_eq!(end, RunEnd::Done, "{why}");
 }
 
 /// A zone's change is one message, and a message has an end: the plan is refused, not its application.

@@ -46,6 +46,7 @@ async fn begin(store: &SqliteStore, run: &str, at: Timestamp, holds: Vec<Hold>) 
         holds,
         title: "drain west".to_owned(),
         document: None,
+        overrides: handover::plan::Overrides::new(),
     };
     store.begin(&RunId(run.to_owned()), &"ada@ops pid 4711".into(), &entry(0, at, first)).await.unwrap()
 }

@@ -18,6 +18,7 @@ use super::voice::Voice;
 use crate::engine::Request;
 use crate::event::Event;
 use crate::journal::{RunId, StoreError};
+use crate::model::text::list;
 use crate::plan::{self, Plan, window};
 use crate::provider::{Clock, SystemClock};
 use crate::report::{self, Detail, Form, Json, Live, Plain, PlanAnswer, Reporter};
@@ -42,7 +43,11 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
     exit
 }
 
-async fn apply(args: &args::Apply, context: &Context, saved: Saved, voice: Voice) -> Result<Exit> {
+async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
+    match super::intent::overrides(&args.overrides, args.reason.as_deref()) {
+        Ok(overrides) => saved.plan.intent.overrides.extend(overrides),
+        Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
+    }
     if let Some(why) = unusable(&saved.plan, &context.topology, context.engine.now()) {
         return Ok(voice.refuse(&why));
     }
@@ -127,7 +132,10 @@ fn unusable(plan: &Plan, topology: &Topology, now: Timestamp) -> Option<String> 
     if now >= plan.expires {
         return Some(format!("the plan expired at {}: make a new one", plan.expires));
     }
-    window::outside(&topology.policy.windows, now, plan.acts_for())
+    let answer = window::answer(&topology.policy, &plan.intent.overrides, now, plan.needs());
+    let pass =
+        |why| format!("{why}; `--override GATE --reason TEXT` passes {}", list(answer.closed.iter().map(|it| it.gate)));
+    answer.refusal().map(pass)
 }
 
 fn confirmed() -> Result<bool> {

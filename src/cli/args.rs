@@ -167,7 +167,11 @@ pub struct Plan {
     /// Give services (all, without a name) the TTLs of the topology again
     #[arg(long, value_name = "SERVICE", num_args = 0..)]
     pub raise_ttl: Option<Vec<String>>,
-    /// Why; kept with the holds that these flags leave
+    /// Pass a gate whatever it says: windows, freezes, operator, capacity, switchable, synthetic or soak (may be given several times).
+    /// The plan and the run's journal keep who passed it and why
+    #[arg(long = "override", value_name = "GATE", requires = "reason")]
+    pub overrides: Vec<String>,
+    /// Why; kept with the holds that these flags leave, and with what they override
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     /// When somebody should look at the holds again: a date and time with offset, or a time from now such as `2d`
@@ -374,6 +378,13 @@ pub struct Apply {
     /// Do not ask
     #[arg(long)]
     pub auto_approve: bool,
+    /// Pass a gate whatever it says, beside those that the plan passes (may be given several times). The run's journal keeps who
+    /// passed it and why
+    #[arg(long = "override", value_name = "GATE", requires = "reason")]
+    pub overrides: Vec<String>,
+    /// Why gates are passed
+    #[arg(long, value_name = "TEXT", requires = "overrides")]
+    pub reason: Option<String>,
     /// How the run is told
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,

@@ -7,11 +7,14 @@ use jiff::Timestamp;
 use super::args;
 use crate::model::text::list;
 use crate::model::{Database, FacilityName, Percent, PrimaryPlace, ServiceName, Span};
-use crate::plan::{Depth, Intent, Shares};
+use crate::plan::{Depth, GateName, Intent, Override, Overrides, Shares};
 use crate::topology::Topology;
 
 /// Stands for what the topology says: it ends a hold.
 const FILE: &str = "file";
+
+/// Who knows most of the names.
+const TOPOLOGY: (&str, &str) = ("the topology", "has");
 
 /// How similar a name must be to be suggested.
 const SIMILAR: f64 = 0.7;
@@ -35,10 +38,38 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
         share: reader.each("--share", &args.share, Reader::share),
         lower_ttl: reader.services(args.lower_ttl.as_deref()),
         raise_ttl: reader.services(args.raise_ttl.as_deref()),
+        overrides: reader.all(overrides(&args.overrides, args.reason.as_deref())),
         reason: args.reason.clone(),
         review_by: args.review_by.as_deref().and_then(|text| reader.keep(moment(text, now))),
     };
     if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
+}
+
+/// The gates that the flags pass.
+///
+/// # Errors
+/// Every name that no gate has.
+pub(super) fn overrides(gates: &[String], reason: Option<&str>) -> Result<Overrides, Vec<String>> {
+    let operator = super::process::holder().name;
+    let by = operator.split(' ').next().unwrap_or(&operator);
+    let (mut overrides, mut wrong) = (Overrides::new(), Vec::new());
+    for text in gates {
+        match GateName::ALL.into_iter().find(|gate| gate.word() == text) {
+            Some(gate) => {
+                let reason = reason.unwrap_or_default().to_owned();
+                overrides.insert(gate, Override { by: by.to_owned(), reason });
+            }
+            None => {
+                wrong.push(unknown(text, ("--override", "knows"), "gate", GateName::ALL.iter().map(|gate| gate.word())))
+            }
+        }
+    }
+    if gates.is_empty() || reason.is_some_and(|reason| !reason.trim().is_empty()) {
+        if wrong.is_empty() { Ok(overrides) } else { Err(wrong) }
+    } else {
+        wrong.push("--override needs a reason: add --reason TEXT".to_owned());
+        Err(wrong)
+    }
 }
 
 struct Reader<'a> {
@@ -47,6 +78,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn all<T: Default>(&mut self, result: Result<T, Vec<String>>) -> T {
+        result.map_err(|wrong| self.wrong.extend(wrong)).unwrap_or_default()
+    }
+
     fn keep<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|why| self.wrong.push(why)).ok()
     }
@@ -149,7 +184,7 @@ fn place(topology: &Topology, database: &Database, name: &str) -> Result<Primary
         (None, false) => {
             let names = topology.facilities.keys().map(FacilityName::as_str);
             let names = names.chain(database.members.keys().map(String::as_str));
-            Err(unknown(name, &format!("facility or member of {}", database.name), names))
+            Err(unknown(name, TOPOLOGY, &format!("facility or member of {}", database.name), names))
         }
     }
 }
@@ -160,15 +195,20 @@ where
     N: std::borrow::Borrow<str> + Clone + 'a,
 {
     let found = names.clone().find(|known| known.borrow() == name);
-    found.cloned().ok_or_else(|| unknown(name, noun, names.map(std::borrow::Borrow::borrow)))
+    found.cloned().ok_or_else(|| unknown(name, TOPOLOGY, noun, names.map(std::borrow::Borrow::borrow)))
 }
 
-fn unknown<'a>(name: &str, noun: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+fn unknown<'a>(
+    name: &str,
+    (whose, has): (&str, &str),
+    noun: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> String {
     let similarity = |known: &str| strsim::jaro_winkler(known, name);
     let nearest = names.clone().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     let nearest = nearest.filter(|known| similarity(known) >= SIMILAR);
     let nearest = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-    format!("the topology has no {noun} `{name}`{nearest} (it has {})", list(names))
+    format!("{whose} {has} no {noun} `{name}`{nearest} (it {has} {})", list(names))
 }
 
 /// A moment as given, or a time from now.

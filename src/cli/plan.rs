@@ -12,6 +12,7 @@ use super::files;
 use super::voice::Voice;
 use crate::diagnostic::Diagnostic;
 use crate::model::{FacilityName, FacilityState};
+use crate::plan::operator::{self, Needed};
 use crate::plan::{self, HoldKind, Intent, Planned, Refusal, document};
 use crate::report::{self, PlanAnswer};
 use crate::topology;
@@ -51,6 +52,9 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     };
     if let Some(findings) = restore_against_file(context, &intent) {
+        return Ok(voice.findings(Exit::Refused, &context.source, &findings));
+    }
+    if let Some(findings) = needed_there(context, &intent) {
         return Ok(voice.findings(Exit::Refused, &context.source, &findings));
     }
     let holds = context.store.holds().await?;
@@ -120,6 +124,20 @@ fn not_saved(file: &Path, error: &std::io::Error) -> String {
 
 fn title(intent: &Intent) -> String {
     if intent.is_bare() { "do what the topology says".to_owned() } else { intent.title() }
+}
+
+/// What the run needs in a facility that it would drain.
+fn needed_there(context: &Context, intent: &Intent) -> Option<Vec<Diagnostic>> {
+    let needed = operator::needed(&context.topology, intent);
+    if needed.is_empty() {
+        return None;
+    }
+    let parsed = topology::parse(&context.source.bytes, &super::context::checks()).ok()?;
+    let finding = |needed: Needed| {
+        let place = parsed.places.of(&needed.path).unwrap_or_default();
+        Diagnostic::error("needed-there", place, needed.refusal.what).help(needed.refusal.advice)
+    };
+    Some(needed.into_iter().map(finding).collect())
 }
 
 /// A facility that the file itself takes out of service cannot be restored by a flag.

@@ -9,7 +9,7 @@ use super::section::{Ended, Section, acts_on, fenced};
 use super::step::{Acted, NotDone};
 use crate::event::Event;
 use crate::journal::Record;
-use crate::model::{Action, Condition, Peer, Role};
+use crate::model::{Action, Condition, Peer, Role, TargetId};
 use crate::plan::{Assumption, Step, StepId, Undo, Work};
 
 impl Run {
@@ -38,14 +38,11 @@ impl Run {
         if let Some(trouble) = trouble {
             return Ended { trouble: self.recorded(record, trouble).await, again: false };
         }
-        let undone = self.undo_section(section).await;
-        self.clients_go_on(section);
-        if let Err(text) = undone {
-            return Ended {
-                trouble: self.recorded(record, stuck(format!("undoing failed: {text}"))).await,
-                again: false,
-            };
+        if let Err(text) = self.undo_section(section).await {
+            let text = format!("undoing failed: {text}; {}", waiting(section));
+            return Ended { trouble: self.recorded(record, stuck(text)).await, again: false };
         }
+        self.clients_go_on(section);
         let mut told = format!("{why}; the section was undone");
         if let Some((candidate, old)) = withdrawn {
             told += &self.follow_again(section, &candidate, &old).await;
@@ -178,6 +175,20 @@ impl Run {
             wrong.extend(results.into_iter().filter_map(Result::err));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+}
+
+/// Who may still be held back after an undo that failed, and what lets them go on.
+fn waiting(section: &Section<'_>) -> String {
+    let pauses = |step: &&Step| matches!(&step.work, Work::Act { action: Action::Pause { .. }, .. });
+    let poolers: Vec<&str> = section.steps.iter().filter(pauses).filter_map(acts_on).map(TargetId::name).collect();
+    match (fenced(section.steps), poolers.is_empty()) {
+        (Some(old), false) => format!(
+            "clients may still wait: see that {} runs as primary, then RESUME at {}",
+            old.name(),
+            crate::model::text::list(&poolers)
+        ),
+        _ => "see how things are with `handover status`".to_owned(),
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Engine, keep};
 use crate::event::{Event, Failure, RunReport, StepOutcome, ways_on};
 use crate::journal::{Hold, HoldKind, Holder, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
 use crate::model::{Action, TargetId};
-use crate::plan::{Plan, Step, StepId, Work};
+use crate::plan::{Plan, Step, StepId, Work, window};
 
 /// What is to be applied, and by whom.
 pub struct Request {
@@ -147,6 +147,7 @@ impl Engine {
             holds: holds.clone(),
             title: plan.intent.title(),
             document: Some(document),
+            overrides: plan.intent.overrides.clone(),
         };
         let now = move || Moment { at: clock.now(), elapsed: began.elapsed() };
         let journal = Journal::begin(store, run.clone(), &holder, first, now).await?;
@@ -215,6 +216,7 @@ impl Run {
         let mut done: BTreeSet<StepId> = BTreeSet::new();
         let mut running = JoinSet::new();
         let mut trouble: Option<Trouble> = None;
+        let mut begun: BTreeSet<usize> = BTreeSet::new();
         loop {
             if trouble.is_none() && self.stopping() && !waiting.is_empty() {
                 trouble = Some(Trouble::Stopped);
@@ -232,6 +234,16 @@ impl Run {
                 waiting.into_iter().partition(|unit| unit.needs.is_subset(&done) && may_start(unit));
             waiting = later;
             for unit in ready {
+                if trouble.is_none()
+                    && let Some(closed) = self.closed(&unit, &mut begun)
+                {
+                    self.halt.send_replace(true);
+                    trouble = Some(closed);
+                }
+                if trouble.is_some() && !self.completes(&unit) {
+                    waiting.push(unit);
+                    continue;
+                }
                 let run = Arc::clone(self);
                 running.spawn(async move {
                     let ids: Vec<StepId> = unit.steps.iter().map(|step| step.id.clone()).collect();
@@ -253,6 +265,21 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Why a stage that would begin with these steps must not, if so: windows and freezes leave no time for it and its undo. What
+    /// completes a switchover is never held back, and a stage that has begun goes on.
+    fn closed(&self, unit: &Unit, begun: &mut BTreeSet<usize>) -> Option<Trouble> {
+        let first = unit.steps.first().filter(|step| !begun.contains(&step.stage) && !self.completes(unit))?;
+        if let Some(needs) = self.plan.stage_needs(first.stage) {
+            let policy = &self.engine.topology.policy;
+            let answer = window::answer(policy, &self.plan.intent.overrides, self.engine.now(), needs);
+            if let Some(why) = answer.refusal() {
+                return Some(Trouble::Held(first.id.clone(), why));
+            }
+        }
+        begun.insert(first.stage);
+        None
     }
 
     /// True for what follows a point of no return in its stage: once a new primary has taken over, the old one is led back to it

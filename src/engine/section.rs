@@ -163,6 +163,9 @@ impl Run {
                 Ok(Some(Outcome::NotApplied(why))) => (why.to_string(), Acted::No),
                 Err(why) => (why, Acted::No),
             };
+            if acted == Acted::Unknown {
+                section.prepared.insert(step.id.clone());
+            }
             let name = acts_on(step).map(TargetId::name).unwrap_or_default();
             let why = NotDone { why: format!("{name}: {why}"), acted };
             self.begin(step);

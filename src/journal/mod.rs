@@ -12,9 +12,9 @@ pub use record::{Entry, Hold, Record, RunEnd, RunId, RunSummary};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use futures_util::lock::Mutex;
 
 pub use crate::plan::HoldKind;
 use crate::plan::StepId;
@@ -186,7 +186,8 @@ pub struct Moment {
 pub struct Journal {
     store: Arc<dyn Store>,
     lease: Lease,
-    sequence: AtomicU64,
+    /// Held while a record is made: whoever follows the run sees them in their order, without a gap.
+    sequence: Mutex<u64>,
     now: Box<dyn Fn() -> Moment + Send + Sync>,
 }
 
@@ -203,7 +204,7 @@ impl Journal {
         now: impl Fn() -> Moment + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let lease = store.begin(&run, holder, &entry(0, now(), first)).await?;
-        Ok(Self { store, lease, sequence: AtomicU64::new(1), now: Box::new(now) })
+        Ok(Self { store, lease, sequence: Mutex::new(1), now: Box::new(now) })
     }
 
     /// The run.
@@ -225,8 +226,10 @@ impl Journal {
     /// # Errors
     /// As [`Store::append`].
     pub async fn record(&self, record: Record) -> Result<(), StoreError> {
-        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst);
-        self.store.append(&self.lease, &entry(sequence, (self.now)(), record)).await
+        let mut sequence = self.sequence.lock().await;
+        let entry = entry(*sequence, (self.now)(), record);
+        *sequence += 1;
+        self.store.append(&self.lease, &entry).await
     }
 
     /// Prolongs the lease.
@@ -242,8 +245,10 @@ impl Journal {
     /// # Errors
     /// As [`Store::end`].
     pub async fn end(&self, record: Record) -> Result<(), StoreError> {
-        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst);
-        self.store.end(&self.lease, &entry(sequence, (self.now)(), record)).await
+        let mut sequence = self.sequence.lock().await;
+        let entry = entry(*sequence, (self.now)(), record);
+        *sequence += 1;
+        self.store.end(&self.lease, &entry).await
     }
 }
 

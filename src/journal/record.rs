@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Action, DatabaseName, TargetId};
-use crate::plan::{Assumption, HoldKind, StepId};
+use crate::plan::{Assumption, HoldKind, Overrides, StepId};
 
 /// Identity of a run: time and some randomness, so that it sorts and is easy to type: `20261123-061503-k3f9`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +77,9 @@ pub enum Record {
         /// The plan file's text, sealed as it was reviewed: the run can be told, and gone on with, without the file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         document: Option<String>,
+        /// Gates that are passed, those of the plan and those that were named when it was applied.
+        #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+        overrides: Overrides,
     },
     /// A step is about to act.
     StepStarted {

@@ -401,6 +401,28 @@ pub struct Policy {
     pub parallel_switchovers: u32,
     /// When planned work may run; always, where there is none.
     pub windows: Vec<Window>,
+    /// When no planned work may run.
+    pub freezes: Vec<Freeze>,
+}
+
+/// A time during which no planned work may run, whatever the windows say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// Its first moment.
+    pub from: jiff::Timestamp,
+    /// The first moment after it.
+    pub to: jiff::Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where runs are started, and what they need there: none of it may live in a facility that is drained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// The facility of the operator's machine, and so of the embedded store.
+    pub runs_in: FacilityName,
+    /// The facilities of what it needs, such as a bastion or a resolver, by name.
+    pub needs: BTreeMap<String, FacilityName>,
 }
 
 /// A time of the week in which planned work may run. One whose end is before its beginning ends on the next day.

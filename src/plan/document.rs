@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::intent::{HoldKind, Intent};
-use super::step::{Assumption, Stage, Step, StepId, Work, longest_chain};
+use super::step::{Assumption, Stage, Step, StepId, Undo, Work, longest_chain};
 use crate::model::{DatabaseName, Span, TargetId};
 
 /// Version of the plan file that this program writes, and the newest that it reads.
@@ -176,6 +176,19 @@ impl Plan {
         longest_chain(&self.steps, |step| matches!(step.work, Work::Act { .. }))
     }
 
+    /// How long a window must stay open when it begins: until it has changed everything, and could have taken it back.
+    pub fn needs(&self) -> Span {
+        Span(self.acts_for().0 + undo(&self.steps).0)
+    }
+
+    /// The same for one stage; none where that changes nothing.
+    pub fn stage_needs(&self, stage: usize) -> Option<Span> {
+        let steps = || self.steps.iter().filter(|step| step.stage == stage);
+        let acts = |step: &Step| matches!(step.work, Work::Act { .. });
+        let undo = undo(steps().filter(|step| acts(step)));
+        steps().any(acts).then(|| Span(longest_chain(steps(), acts).0 + undo.0))
+    }
+
     fn check(&self) -> Result<(), DocumentError> {
         let inconsistent = |why: String| Err(DocumentError::Inconsistent(why));
         let mut seen = BTreeSet::new();
@@ -192,6 +205,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// How long steps take to be taken back, one after another where they depend on each other: as long as they took.
+fn undo<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Span {
+    let undone = steps.into_iter().filter(|step| matches!(step.undo, Undo::Act { .. }));
+    longest_chain(undone, |_| true)
 }
 
 /// What is sealed, and the seal.

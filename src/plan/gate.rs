@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::live;
+use super::overrides::Override;
 use super::preflight::Objection;
 use crate::model::{
     AppServer, BackendFacts, BackendServers, FacilityName, ForeignName, Live, MemberFacts, Percent, Policy, ProxyFacts,
@@ -104,12 +105,25 @@ pub fn judge_capacity(
 }
 
 /// Judges a switchover's preflight.
-pub fn judge_switchable(database: &str, objections: &[Objection]) -> Verdict {
+pub fn judge_switchable(database: &str, objections: &[Objection], passed: Option<&Override>) -> Verdict {
     if objections.is_empty() {
         return Verdict::Go(format!("{database}: replica streams, poolers ready, no transaction in the way"));
     }
     let texts: Vec<String> = objections.iter().map(|o| format!("{}: {}", o.what, o.advice)).collect();
-    Verdict::Hold(texts.join("; "))
+    let verdict = Verdict::Hold(texts.join("; "));
+    match passed {
+        // The section takes everything back if what may pass does not pass in time; the rest would lose commits.
+        Some(passed) if objections.iter().all(|objection| objection.may_pass) => overridden(verdict, passed),
+        _ => verdict,
+    }
+}
+
+/// The verdict on a gate that is passed whatever it says: what was measured is told all the same.
+pub fn overridden(verdict: Verdict, passed: &Override) -> Verdict {
+    match verdict {
+        Verdict::Go(text) => Verdict::Go(text),
+        Verdict::Hold(text) | Verdict::Retreat(text) => Verdict::Go(format!("{text} ({passed})")),
+    }
 }
 
 /// Is everything off? A database server whose files say that it was stopped is.

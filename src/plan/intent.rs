@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::diff::shares_text;
+use super::overrides::Overrides;
 use crate::model::{
     DatabaseName, FacilityName, Percent, PrimaryPlace, ServiceName, Span, TargetId,
     text::{list, place},
@@ -41,6 +42,9 @@ pub struct Intent {
     /// Services whose TTLs shall be again what the file says.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub raise_ttl: BTreeSet<ServiceName>,
+    /// Gates that are passed whatever they say.
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    pub overrides: Overrides,
     /// Why, in the operator's words; kept with the holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

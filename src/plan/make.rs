@@ -14,7 +14,7 @@ use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
 use super::weights::weights;
-use super::{gate, live, power, ttl};
+use super::{GateName, gate, live, power, ttl, window};
 use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
@@ -60,10 +60,14 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
             let Some(shares) = desired.shares.get(&service.name) else { continue };
             let verdict = gate::judge_capacity(service, shares, &topology.policy, live);
             if let gate::Verdict::Hold(why) = verdict {
-                refusals.push(Refusal::new(
-                    format!("too little would remain: {why}"),
-                    "bring servers up, or correct capacity, peak or headroom in the topology",
-                ));
+                let what = format!("too little would remain: {why}");
+                match intent.overrides.get(&GateName::Capacity) {
+                    Some(passed) => notes.push(format!("{what} ({passed})")),
+                    None => refusals.push(Refusal::new(
+                        what,
+                        "bring servers up, or correct capacity, peak or headroom in the topology",
+                    )),
+                }
             }
         }
     }
@@ -86,10 +90,9 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     notes.extend(ttl::notes(topology, intent, &desired, &changes));
     persistence_notes(topology, &changes, live, &mut notes);
     notes.extend(share_notes(topology, &desired, &changes));
-    notes.sort();
-    notes.dedup();
+    notes.extend(intent.overrides.iter().map(|(gate, passed)| format!("gate {gate} is {passed}")));
     let ordered = order(topology, &desired, &changes, live);
-    Planned::Plan(Box::new(Plan {
+    let mut plan = Plan {
         format: FORMAT,
         id: identity(intent, now),
         intent: intent.clone(),
@@ -104,7 +107,11 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         facts: facts(topology, changes, live),
         stages: ordered.stages,
         steps: ordered.steps,
-    }))
+    };
+    plan.notes.extend(window::note(topology, &plan));
+    plan.notes.sort();
+    plan.notes.dedup();
+    Planned::Plan(Box::new(plan))
 }
 
 /// The intent for servers that must be started before their facilities can be restored: nothing can be planned about a target that

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::intent::HoldKind;
+use super::overrides::GateName;
 use crate::model::{
     Action, BackendServers, Condition, DatabaseName, DrainThen, FacilityName, Percent, ServiceName, Span, TargetId,
 };
@@ -204,9 +205,23 @@ pub struct Stage {
     pub remains: Vec<String>,
 }
 
-/// The time until the last of the steps that `count` has ended, by the longest chain of needs.
-pub(super) fn longest_chain(steps: &[Step], count: impl Fn(&Step) -> bool) -> Span {
-    let mut ends = HashMap::with_capacity(steps.len());
+impl Gate {
+    /// The name by which it can be overridden; none where nothing may be.
+    pub fn name(&self) -> Option<GateName> {
+        match self {
+            Self::Switchable { .. } => Some(GateName::Switchable),
+            Self::Capacity { .. } => Some(GateName::Capacity),
+            Self::Soak { .. } => Some(GateName::Soak),
+            Self::Synthetic { .. } => Some(GateName::Synthetic),
+            // It is the proof that the power may go.
+            Self::Off { .. } => None,
+        }
+    }
+}
+
+/// The time until the last of the steps that `count` has ended, by the longest chain of needs among them.
+pub(super) fn longest_chain<'a>(steps: impl IntoIterator<Item = &'a Step>, count: impl Fn(&Step) -> bool) -> Span {
+    let mut ends = HashMap::new();
     let mut last = std::time::Duration::ZERO;
     for step in steps {
         let begin = step.needs.iter().filter_map(|need| ends.get(need)).copied().max().unwrap_or_default();

@@ -1,84 +1,193 @@
-//! Maintenance windows: may planned work that begins now run to its end? Pure.
+//! Maintenance windows and freezes: may planned work that begins now run to its end? Pure.
 
 use jiff::civil::{Date, DateTime};
-use jiff::{Timestamp, ToSpan, Zoned};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan};
 
-use crate::model::{Span, Window};
+use super::document::Plan;
+use super::overrides::{GateName, Overrides};
+use crate::model::{Freeze, Policy, Span, Window};
+use crate::topology::Topology;
 
-/// Why work of this length must not begin now; none where there are no windows or it fits into one.
-pub fn outside(windows: &[Window], now: Timestamp, expected: Span) -> Option<String> {
-    if windows.is_empty() {
-        return None;
+/// A time during which work is allowed: from the first moment to just before the second.
+type Opening = (Timestamp, Timestamp);
+
+/// How far ahead of everything that the policy names an opening is looked for: every window comes within a week, and one that the
+/// clocks skip comes in the next.
+const AHEAD: i64 = 15;
+
+/// How many days are looked at, at most: freezes may end in a far future.
+const MOST: i64 = 800;
+
+/// Why work must not begin now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The gate that says so, by which it can be overridden.
+    pub gate: GateName,
+    /// Why.
+    pub why: String,
+}
+
+/// An answer to whether work may begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What stands against it; nothing means go.
+    pub closed: Vec<Closed>,
+    /// When it may begin at the earliest, and until when it then has time; none where it may begin now or never.
+    pub next: Option<(Timestamp, Timestamp)>,
+    /// Where that is told in, the zone of the first window.
+    zone: TimeZone,
+}
+
+impl Answer {
+    /// The whole answer as one sentence; none where work may begin.
+    pub fn refusal(&self) -> Option<String> {
+        let whys: Vec<&str> = self.closed.iter().map(|closed| closed.why.as_str()).collect();
+        (!whys.is_empty()).then(|| format!("{}; {}", whys.join("; "), self.next_text()))
     }
-    let end = now.checked_add(expected.0).unwrap_or(Timestamp::MAX);
-    // Yesterday's window may still be open.
-    let spans = || {
-        windows.iter().flat_map(|window| {
-            let today = now.to_zoned(window.zone.clone()).date();
-            (-1..=7).filter_map(move |days| occurrence(window, today.checked_add(days.days()).ok()?))
-        })
-    };
-    if spans().any(|(from, to)| from.timestamp() <= now && end <= to.timestamp()) {
-        return None;
-    }
-    let open = spans().find(|(from, to)| from.timestamp() <= now && now < to.timestamp());
-    let next = spans().filter(|(from, _)| from.timestamp() > now).min_by_key(|(from, _)| from.timestamp());
-    let next = next
-        .map(|(from, to)| format!("; the next one opens at {} and closes at {}", text(&from), text(&to)))
-        .unwrap_or_default();
-    Some(match open {
-        Some((_, to)) => {
-            format!("the plan needs about {expected}, and the maintenance window closes at {}{next}", text(&to))
+
+    fn next_text(&self) -> String {
+        match self.next {
+            Some((from, to)) if to == Timestamp::MAX => format!("it may begin at {}", text(from, &self.zone)),
+            Some((from, to)) => {
+                format!("it fits at {}, before {}", text(from, &self.zone), text(to, &self.zone))
+            }
+            None => "no time that is long enough follows: lengthen a window".to_owned(),
         }
-        None => format!("no maintenance window of policy.windows is open now{next}"),
+    }
+}
+
+/// May work that takes `needs`, its undo included, begin now? Windows and freezes that are overridden say nothing.
+pub fn answer(policy: &Policy, overrides: &Overrides, now: Timestamp, needs: Span) -> Answer {
+    judge(&policy.windows, &policy.freezes, overrides, now, needs)
+}
+
+fn judge(windows: &[Window], freezes: &[Freeze], overrides: &Overrides, now: Timestamp, needs: Span) -> Answer {
+    let length = SignedDuration::try_from(needs.0).unwrap_or(SignedDuration::MAX);
+    let windows = if overrides.contains_key(&GateName::Windows) { &[] } else { windows };
+    let freezes = if overrides.contains_key(&GateName::Freezes) { &[] } else { freezes };
+    let zone = windows.first().map_or(TimeZone::UTC, |window| window.zone.clone());
+    let openings = openings(windows, now, freezes.iter().map(|freeze| freeze.to).max());
+    let mut closed = Vec::new();
+    let holds = |(from, to): &&Opening| *from <= now && now < *to;
+    match openings.iter().find(holds) {
+        Some(opening) if fits(*opening, now, length) => {}
+        Some((_, to)) => closed.push(Closed {
+            gate: GateName::Windows,
+            why: format!(
+                "the work needs about {needs} with its undo, and the maintenance window closes at {}",
+                text(*to, &zone)
+            ),
+        }),
+        None => closed.push(Closed {
+            gate: GateName::Windows,
+            why: "no maintenance window of policy.windows is open now".to_owned(),
+        }),
+    }
+    let end = now.saturating_add(length).unwrap_or(Timestamp::MAX);
+    let meets = |freeze: &&Freeze| (freeze.from <= now || freeze.from < end) && now < freeze.to;
+    for freeze in freezes.iter().filter(meets) {
+        let when = if freeze.from <= now { "there is a freeze" } else { "a freeze begins before the work would end" };
+        let why = format!("{when}: {} (until {})", freeze.reason, text(freeze.to, &zone));
+        closed.push(Closed { gate: GateName::Freezes, why });
+    }
+    let next = if closed.is_empty() { None } else { next(&openings, freezes, now, length) };
+    Answer { closed, next, zone }
+}
+
+/// What a plan says of windows and freezes when it is made: when it may be applied, where that is not now.
+pub(super) fn note(topology: &Topology, plan: &Plan) -> Option<String> {
+    let answer = answer(&topology.policy, &plan.intent.overrides, plan.created, plan.needs());
+    let refusal = answer.refusal()?;
+    let late = answer.next.is_some_and(|(from, _)| from >= plan.expires);
+    let late = if late { ", when this plan has expired: make a new one then" } else { "" };
+    Some(format!("apply would refuse now: {refusal}{late}"))
+}
+
+fn fits((from, to): Opening, begin: Timestamp, length: SignedDuration) -> bool {
+    from <= begin && begin.saturating_add(length).is_ok_and(|end| end <= to)
+}
+
+/// The first time of this length within an opening and outside of every freeze, with its end.
+fn next(openings: &[Opening], freezes: &[Freeze], now: Timestamp, length: SignedDuration) -> Option<Opening> {
+    let mut freezes: Vec<Opening> = freezes.iter().map(|freeze| (freeze.from, freeze.to)).collect();
+    freezes.sort();
+    openings.iter().filter(|(_, to)| *to > now).find_map(|(from, to)| {
+        let mut begin = (*from).max(now);
+        for (frozen, thawed) in &freezes {
+            if *thawed <= begin {
+                continue;
+            }
+            // What is between the end of one freeze and the beginning of the next.
+            if fits((begin, (*to).min(*frozen)), begin, length) {
+                return Some((begin, (*to).min(*frozen)));
+            }
+            begin = begin.max(*thawed);
+        }
+        fits((begin, *to), begin, length).then_some((begin, *to))
     })
 }
 
-fn text(moment: &Zoned) -> String {
-    moment.strftime("%a %Y-%m-%d %H:%M %Z").to_string()
+/// When work is allowed, in order and without overlap, from the openings around `now` to some that follow the last freeze. Without
+/// windows that is always.
+fn openings(windows: &[Window], now: Timestamp, thawed: Option<Timestamp>) -> Vec<Opening> {
+    if windows.is_empty() {
+        return vec![(Timestamp::MIN, Timestamp::MAX)];
+    }
+    let last = thawed.unwrap_or(now).max(now);
+    let days = (last.duration_since(now).as_hours() / 24 + AHEAD).min(MOST);
+    let mut openings: Vec<Opening> = windows
+        .iter()
+        .flat_map(|window| {
+            let today = now.to_zoned(window.zone.clone()).date();
+            // Yesterday's window may still be open.
+            (-1..=days).filter_map(move |day| today.checked_add(day.days()).ok()).flat_map(|day| opening(window, day))
+        })
+        .collect();
+    openings.sort();
+    let mut merged: Vec<Opening> = Vec::new();
+    for (from, to) in openings {
+        match merged.last_mut() {
+            Some(last) if from <= last.1 => last.1 = last.1.max(to),
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
 }
 
-/// The window that begins on this day, if it does.
-fn occurrence(window: &Window, day: Date) -> Option<(Zoned, Zoned)> {
+/// When the window that begins on this day is open: whenever the clocks of its zone show a time in it. Where they are put back that can
+/// be twice; of a time that they skip nothing is left.
+fn opening(window: &Window, day: Date) -> Vec<Opening> {
     if !window.days.contains(&day.weekday()) {
-        return None;
+        return Vec::new();
     }
-    let at = |date: Date, time| DateTime::from_parts(date, time).to_zoned(window.zone.clone()).ok();
-    let last = if window.to > window.from { day } else { day.checked_add(1.day()).ok()? };
-    Some((at(day, window.from)?, at(last, window.to)?))
+    let last = if window.to > window.from { Ok(day) } else { day.checked_add(1.day()) };
+    let Ok(last) = last else { return Vec::new() };
+    let (from, to) = (DateTime::from_parts(day, window.from), DateTime::from_parts(last, window.to));
+    // No offset from UTC is as large as a day and two hours.
+    let far = SignedDuration::from_hours(26);
+    let utc = |moment: DateTime| TimeZone::UTC.to_timestamp(moment);
+    let (Ok(begin), Ok(end)) =
+        (utc(from).and_then(|at| at.checked_sub(far)), utc(to).and_then(|at| at.checked_add(far)))
+    else {
+        return Vec::new();
+    };
+    let mut changes: Vec<Timestamp> =
+        window.zone.following(begin).map(|change| change.timestamp()).take_while(|at| *at < end).collect();
+    changes.insert(0, begin);
+    let ends = changes.iter().skip(1).copied().chain([end]);
+    let periods = changes.iter().copied().zip(ends);
+    let open = periods.filter_map(|(since, until)| {
+        let offset = window.zone.to_offset(since);
+        let (from, to) = (offset.to_timestamp(from).ok()?.max(since), offset.to_timestamp(to).ok()?.min(until));
+        (from < to).then_some((from, to))
+    });
+    open.collect()
+}
+
+fn text(moment: Timestamp, zone: &TimeZone) -> String {
+    moment.to_zoned(zone.clone()).strftime("%a %Y-%m-%d %H:%M %Z").to_string()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jiff::civil::{Weekday, time};
-    use jiff::tz::TimeZone;
-
-    fn night() -> Window {
-        let zone = TimeZone::get("America/Boise").unwrap();
-        Window { days: vec![Weekday::Tuesday], from: time(23, 0, 0, 0), to: time(2, 0, 0, 0), zone }
-    }
-
-    fn check(now: &str, minutes: u64) -> Option<String> {
-        outside(&[night()], now.parse().unwrap(), Span::secs(minutes * 60))
-    }
-
-    #[test]
-    fn work_that_fits_is_let_through_also_past_midnight() {
-        assert_eq!(check("2026-11-24T23:10:00-07:00", 60), None);
-        assert_eq!(check("2026-11-25T01:00:00-07:00", 30), None);
-    }
-
-    #[test]
-    fn work_outside_or_too_long_is_told_when_to_come_back() {
-        let closed = check("2026-11-25T09:00:00-07:00", 5).unwrap();
-        assert!(closed.contains("opens at Tue 2026-12-01 23:00 MST"), "{closed}");
-        let long = check("2026-11-25T01:00:00-07:00", 90).unwrap();
-        assert!(long.contains("closes at Wed 2026-11-25 02:00 MST"), "{long}");
-    }
-
-    #[test]
-    fn no_windows_means_always() {
-        assert_eq!(outside(&[], Timestamp::UNIX_EPOCH, Span::secs(1)), None);
-    }
-}
+mod tests;

@@ -134,6 +134,7 @@ pub fn topology() -> Topology {
         jobs: [("billing".into(), billing)].into(),
         units: BTreeMap::new(),
         policy: policy(),
+        operator: None,
         store: crate::topology::StoreKind::default(),
         digest: "4f3a91c2d7e8".to_owned(),
     }
@@ -159,6 +160,7 @@ fn policy() -> Policy {
         plan_expiry: Span::secs(86_400),
         parallel_switchovers: 3,
         windows: Vec::new(),
+        freezes: Vec::new(),
     }
 }
 

@@ -66,6 +66,7 @@ pub fn first(seconds: i64, digest: &str, holds: &[Hold]) -> Entry {
         holds: holds.to_vec(),
         title: "drain west".to_owned(),
         document: None,
+        overrides: crate::plan::Overrides::new(),
     };
     entry(0, seconds, record)
 }

@@ -27,8 +27,8 @@ use self::findings::Findings;
 use self::tree::{NodeId, Tree};
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::model::{
-    Database, DatabaseName, Facility, FacilityName, Host, HostName, Job, JobName, Place, Policy, Pooler, Proxy,
-    Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
+    Database, DatabaseName, Facility, FacilityName, Host, HostName, Job, JobName, Operator, Place, Policy, Pooler,
+    Proxy, Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
 };
 
 pub use self::schema::{ProviderSchema, schema};
@@ -61,6 +61,8 @@ pub struct Topology {
     pub units: BTreeMap<TargetId, Unit>,
     /// What the operators decided once and for all.
     pub policy: Policy,
+    /// Where runs are started and what they need, where that is declared.
+    pub operator: Option<Operator>,
     /// Where runs, journal, lock and holds are kept.
     pub store: StoreKind,
     /// SHA-256 of the file's bytes, in lower-case hexadecimal.

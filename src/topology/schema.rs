@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::field::{Field, Items, Raw, Section};
-use super::syntax::{Day, File, TimeOfDay};
+use super::syntax::{Day, File, Moment, TimeOfDay};
 use crate::model::TargetKind;
 
 /// What a name of a facility, service, member and so on looks like.
@@ -207,5 +207,6 @@ macro_rules! texts {
 
 texts! {
     Day: "^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "A date such as `2026-10-04`.";
+    Moment: "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)", "A date and time with offset such as `2026-12-20T00:00-07:00`.";
     TimeOfDay: "^([01][0-9]|2[0-3]):[0-5][0-9]$", "A time of the day such as `02:00`.";
 }

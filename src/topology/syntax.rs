@@ -47,6 +47,8 @@ maps! {
         jobs: Section<Job>,
         /// What was decided once and for all.
         policy: Policy,
+        /// Where runs are started and what they need there: none of it may live in a facility that is drained.
+        operator: Operator,
         /// Where runs, journal, lock and holds are kept.
         store: Store,
     }
@@ -389,6 +391,8 @@ maps! {
         parallel_switchovers: u32,
         /// Times of the week in which planned work may run; without any, always.
         windows: Items<Window>,
+        /// Times during which no planned work may run.
+        freezes: Items<Freeze>,
     }
     /// The way of shares from one facility to the others.
     Shift {
@@ -438,6 +442,26 @@ maps! {
         #[schemars(required)]
         zone: String,
     }
+    /// A time during which no planned work may run, whatever the windows say.
+    Freeze {
+        /// Its first moment: date and time with offset, such as `2026-12-20T00:00-07:00`.
+        #[schemars(required)]
+        from: Moment,
+        /// The first moment after it.
+        #[schemars(required)]
+        to: Moment,
+        /// Why; it is shown wherever the freeze stands in the way.
+        #[schemars(required)]
+        reason: String,
+    }
+    /// Where runs are started.
+    Operator {
+        /// The facility of the operator's machine; the embedded store lives there too.
+        #[schemars(required, regex(pattern = NAME))]
+        runs_in: String,
+        /// The facilities of what a run needs, such as `bastion`, `vpn`, `resolver` or `secrets`, by name.
+        needs: Section<String>,
+    }
     /// Where runs, journal, lock and holds are kept.
     Store {
         /// On the operator's machine; covers one operator at a time.
@@ -484,6 +508,19 @@ impl<'de> Deserialize<'de> for Day {
         // A date alone: jiff would also take one with a time behind it.
         let date = (text.len() == 10).then(|| text.parse().ok()).flatten();
         date.map(Self).ok_or_else(|| Error::custom(format_args!("`{text}` is no date such as `2026-10-04`")))
+    }
+}
+
+/// A moment such as `2026-12-20T00:00-07:00`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment(pub(super) jiff::Timestamp);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|_| {
+            Error::custom(format_args!("`{text}` is no date and time with offset such as `2026-12-20T00:00-07:00`"))
+        })
     }
 }
 

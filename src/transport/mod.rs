@@ -7,6 +7,7 @@ mod quote;
 mod ssh;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -120,16 +121,18 @@ impl Transport {
         self.feed(host, command, input.map_or(process::Input::None, process::Input::Bytes), deadline).await
     }
 
-    /// Starts `command` on `host`, which will wait for its standard input: so it is there when it is needed. It has to end by itself
-    /// when that input ends empty, which it does as soon as the [`Waiting`] is dropped; at the `deadline` it is ended as by
-    /// [`run`](Self::run).
-    pub fn start(self: &Arc<Self>, host: &Host, command: Command, deadline: Instant) -> Waiting {
+    /// Starts `command` on `host`, which prints `mark` and then waits for its standard input: so it is there when it is needed. It has
+    /// to end by itself when that input ends empty, which it does as soon as the [`Waiting`] is dropped; at the `deadline` it is ended
+    /// as by [`run`](Self::run).
+    pub fn start(self: &Arc<Self>, host: &Host, command: Command, mark: &'static [u8], deadline: Instant) -> Waiting {
         let (input, sent) = oneshot::channel();
+        let (waits, waiting) = oneshot::channel();
+        let later = process::Later { sent, mark, waits };
         let (transport, host) = (Arc::clone(self), host.clone());
         let tried = format!("`{}` on {}", command.title(), host.name);
         let ended =
-            tokio::spawn(async move { transport.feed(&host, &command, process::Input::Later(sent), deadline).await });
-        Waiting { input, ended, tried }
+            tokio::spawn(async move { transport.feed(&host, &command, process::Input::Later(later), deadline).await });
+        Waiting { input, waiting, ended, tried }
     }
 
     async fn feed(
@@ -178,17 +181,23 @@ impl Transport {
 #[derive(Debug)]
 pub struct Waiting {
     input: oneshot::Sender<Vec<u8>>,
+    waiting: oneshot::Receiver<Instant>,
     ended: JoinHandle<Result<Output, TransportError>>,
     tried: String,
 }
 
 impl Waiting {
+    /// For how long it has been waiting at least; none if it has not said so yet.
+    pub fn waits(&mut self) -> Option<Duration> {
+        self.waiting.try_recv().ok().map(|since| since.elapsed())
+    }
+
     /// Sends the input and waits for the end.
     ///
     /// # Errors
     /// As [`Transport::run`]; after the `deadline`, which may be earlier than that of the start, its end is not known.
     pub async fn go(self, input: &[u8], deadline: Instant) -> Result<Output, TransportError> {
-        let Self { input: sender, mut ended, tried } = self;
+        let Self { input: sender, mut ended, tried, .. } = self;
         // One that has ended already tells why.
         let _ = sender.send(input.to_vec());
         match tokio::time::timeout_at(deadline, &mut ended).await {

@@ -37,6 +37,22 @@ pub(super) enum Input<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
     /// What is sent, once it is; nothing if the sender is dropped.
+    Later(Later),
+}
+
+/// Input that comes while the command waits for it.
+pub(super) struct Later {
+    /// The input.
+    pub sent: oneshot::Receiver<Vec<u8>>,
+    /// What the command prints once it waits.
+    pub mark: &'static [u8],
+    /// When that was seen.
+    pub waits: oneshot::Sender<Instant>,
+}
+
+/// What is left to be fed.
+enum Fed<'a> {
+    Now(&'a [u8]),
     Later(oneshot::Receiver<Vec<u8>>),
 }
 
@@ -162,17 +178,27 @@ pub(super) async fn run(argv: &[&str], input: Input<'_>, limits: &Limits) -> std
     let (mut stdout, mut stderr) = (Kept::default(), Kept::default());
     let (pipe_in, pipe_out, pipe_err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let marked = Notify::new();
+    let (input, mut waits) = match input {
+        Input::Later(Later { sent, mark, waits }) => (Fed::Later(sent), Some((mark, waits))),
+        Input::Bytes(bytes) => (Fed::Now(bytes), None),
+        Input::None => (Fed::Now(&[]), None),
+    };
     let end = {
         let feed = async {
             let Some(mut pipe) = pipe_in else { return };
             // A command that does not read all of it is free not to.
             let _ = match input {
-                Input::None => Ok(()),
-                Input::Bytes(bytes) => pipe.write_all(bytes).await,
-                Input::Later(sent) => pipe.write_all(&sent.await.unwrap_or_default()).await,
+                Fed::Now(bytes) => pipe.write_all(bytes).await,
+                Fed::Later(sent) => pipe.write_all(&sent.await.unwrap_or_default()).await,
             };
         };
-        let read_out = drain(pipe_out, |more| stdout.keep_first(more));
+        let read_out = drain(pipe_out, |more| {
+            stdout.keep_first(more);
+            if let Some((_, waits)) = waits.take_if(|(mark, _)| rfind(stdout.bytes(), mark).is_some()) {
+                // Whether anybody wants to know.
+                let _ = waits.send(Instant::now());
+            }
+        });
         let mark = limits.end_mark.as_deref();
         let read_err = drain(pipe_err, |more| {
             stderr.keep_last(more);

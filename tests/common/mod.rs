@@ -83,6 +83,7 @@ pub async fn permit() -> Permit {
         holds: Vec::new(),
         title: String::new(),
         document: None,
+        overrides: handover::plan::Overrides::new(),
     };
     let journal =
         Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), &"test".into(), first, now)

@@ -198,6 +198,16 @@ async fn a_fence_that_waits_for_the_word_changes_nothing_before_it() {
     until(false).await;
     assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
     pair.a.sql("INSERT INTO ledger (id) VALUES (-9)");
+    // It comes too late: whoever sent it may have gone back meanwhile.
+    assert_eq!(
+        pair.provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await,
+        None
+    );
+    until(true).await;
+    assert!(!pair.apply(&pair.a, &fence, 0.01).await.taken());
+    until(false).await;
+    assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
+    pair.a.sql("INSERT INTO ledger (id) VALUES (-11)");
     // It comes.
     pair.provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
     until(true).await;

@@ -14,7 +14,9 @@ use std::collections::BTreeSet;
 
 use handover::model::{Action, FacilityName, FromTo, RecordKey, RecordType, TargetId};
 use handover::plan::document::{self, DocumentError};
-use handover::plan::{HoldKind, Intent, Plan, Planned, Step, StepId, Undo, Work, make, stale};
+use handover::plan::{
+    Depth, GateName, HoldKind, Intent, Override, Overrides, Plan, Planned, Step, StepId, Undo, Work, make, stale,
+};
 use proptest::prelude::*;
 use world::World;
 
@@ -312,6 +314,51 @@ fn every_refusal_says_what_and_what_to_do() {
     refuse(&EXAMPLE.replace("peak: {rate: 1200 rps", "peak: {rate: 1500 rps"), &intent(&["west"], &[], false));
     refuse(&EXAMPLE.replace("min_active_facilities: 1", "min_active_facilities: 2"), &intent(&["west"], &[], false));
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn what_the_run_needs_is_not_drained() {
+    let there = EXAMPLE.replace("runs_in: haven", "runs_in: west").replace("resolver: haven", "resolver: east");
+    let passed = Override { by: "ada@ops".to_owned(), reason: "only traffic leaves".to_owned() };
+    let overrides = Overrides::from([(GateName::Operator, passed)]);
+    let told = |text: &str, intent: &Intent| match make(
+        &World::healthy(text).topology,
+        intent,
+        &[],
+        &World::healthy(text).live,
+        "2026-11-23T06:15:00Z".parse().unwrap(),
+    ) {
+        Planned::Refused(refusals) => refusals.into_iter().map(|refusal| refusal.what).collect(),
+        Planned::Plan(plan) => plan.notes.into_iter().filter(|note| note.contains("gate ")).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let west = intent(&["west"], &[], false);
+    assert_eq!(told(EXAMPLE, &west), Vec::<String>::new());
+    assert_eq!(told(&there, &west), ["handover runs in west, which is to be drained, and so do journal and lock"]);
+    let east = told(&there, &intent(&["east"], &[], false));
+    assert_eq!(east, ["the run needs resolver, which lives in east, and east is to be drained"]);
+    let passed = Intent { overrides: overrides.clone(), ..west.clone() };
+    assert_eq!(told(&there, &passed), ["gate operator is overridden by ada@ops: only traffic leaves"]);
+    let deep = Intent { depth: Depth::Power, ..passed };
+    assert_eq!(told(&there, &deep).len(), 1, "a machine without power carries nothing out");
+}
+
+#[test]
+fn a_plan_says_when_its_window_opens_and_what_is_passed() {
+    let windows = "windows: [{days: [tue], from: \"23:00\", to: \"02:00\", zone: America/Boise}]";
+    let freezes = "freezes: [{from: 2026-11-24T00:00-07:00, to: 2026-11-25T00:00-07:00, reason: launch}]";
+    let closed = EXAMPLE.replace("windows: []", windows).replace("freezes: []", freezes);
+    let world = World::healthy(&closed);
+    let told = |overrides: Overrides| {
+        let intent = Intent { overrides, ..intent(&["west"], &[], false) };
+        let plan = plan(&world, &intent, &[]);
+        let again = Plan::from_yaml(&plan.to_yaml().unwrap()).unwrap();
+        assert_eq!(again.intent, intent);
+        plan.notes.into_iter().filter(|note| note.contains("gate ") || note.contains("apply would")).collect::<Vec<_>>()
+    };
+    let passed = |gate| (gate, Override { by: "ada@ops".to_owned(), reason: "the roof leaks".to_owned() });
+    insta::assert_snapshot!(told(Overrides::new()).join("\n"));
+    insta::assert_snapshot!(told(Overrides::from([passed(GateName::Windows)])).join("\n"));
 }
 
 #[test]

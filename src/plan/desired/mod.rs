@@ -13,6 +13,7 @@ use self::holds::Held;
 pub(in crate::plan) use self::services::short_ttl;
 use super::intent::{Depth, HoldKind, Intent, LetGo, Shares};
 use super::live::{self, backend_of};
+use super::operator;
 use crate::model::{
     DatabaseName, FacilityName, FacilityState, ForeignName, JobName, Live, RecordKey, RecordSet, RecordType, Scope,
     Service, ServiceName, Span, Target, TargetId, ZoneName,
@@ -174,6 +175,7 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
         notes: Vec::new(),
     };
     wanted.fill_facilities(topology, intent, &held, live, &mut refusals);
+    refusals.extend(operator::needed(topology, intent).into_iter().map(|needed| needed.refusal));
     wanted.fill_services(topology, intent, &held, &mut refusals);
     wanted.fill_databases(topology, intent, &held, live, &mut refusals);
     for job in topology.jobs.values() {

@@ -116,13 +116,19 @@ impl Client {
         self.consoles.keep(&Self::key(console), session);
     }
 
-    /// Remembers, or forgets and returns, what a process had before its pools were kept from growing.
-    pub fn calmed(&self, console: &Console<'_>, calm: Option<Calm>) -> Option<Calm> {
-        let mut known = self.calm.lock().unwrap_or_else(PoisonError::into_inner);
-        match calm {
-            Some(calm) => known.insert(Self::key(console), calm),
-            None => known.remove(&Self::key(console)),
-        }
+    /// What a process had before its pools were kept from growing. It is known until everything is as it was.
+    pub fn calmed(&self, console: &Console<'_>) -> Option<Calm> {
+        self.calm.lock().unwrap_or_else(PoisonError::into_inner).get(&Self::key(console)).cloned()
+    }
+
+    /// Remembers that.
+    pub fn calm(&self, console: &Console<'_>, calm: Calm) {
+        self.calm.lock().unwrap_or_else(PoisonError::into_inner).insert(Self::key(console), calm);
+    }
+
+    /// Everything is as it was there.
+    pub fn uncalm(&self, console: &Console<'_>) {
+        self.calm.lock().unwrap_or_else(PoisonError::into_inner).remove(&Self::key(console));
     }
 
     /// Says at the console, in one go, what may be said twice. A session that turns out to be dead is replaced until the deadline; the

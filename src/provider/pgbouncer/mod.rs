@@ -72,16 +72,24 @@ impl Pgbouncer {
         let reserve = deadline.saturating_duration_since(Instant::now()) / 4;
         let limit = if consoles.len() > 1 { deadline - reserve } else { deadline };
         let pausing = consoles.iter().map(|console| async move {
-            let calm = match self.client.calmed(console, None) {
-                Some(calm) => calm,
-                None => match pause::calm(&self.client, console, database, limit).await {
-                    Ok(calm) => calm,
-                    Err(outcome) => return outcome,
-                },
-            };
-            pause::pause(&self.client, console, database, calm, limit).await
+            if !self.client.calmed(console).is_some_and(|calm| calm.is_ready())
+                && let Err(outcome) = pause::calm(&self.client, console, database, limit).await
+            {
+                return outcome;
+            }
+            pause::pause(&self.client, console, database, limit).await
         });
-        let outcomes = join_all(pausing).await;
+        self.all_or_none(target, database, join_all(pausing).await, deadline).await
+    }
+
+    /// What became of something that only all processes together may do: where a part of them did it, it is taken back.
+    async fn all_or_none(
+        &self,
+        target: &Target,
+        database: &ForeignName,
+        outcomes: Vec<Outcome>,
+        deadline: Instant,
+    ) -> Outcome {
         let applied = |outcome: &Outcome| *outcome == Outcome::Applied;
         if outcomes.iter().all(applied) || !outcomes.iter().any(applied) {
             return processes::all(outcomes);
@@ -99,11 +107,14 @@ impl Pgbouncer {
 
     async fn resume(&self, console: Console<'_>, database: &ForeignName, deadline: Instant) -> Outcome {
         let mut statements = vec![resume(database)];
-        statements.extend(self.client.calmed(&console, None).iter().flat_map(Calm::taken_back));
+        statements.extend(self.client.calmed(&console).iter().flat_map(Calm::taken_back));
         let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
         let said = self.client.say(&console, &statements, deadline).await;
         match said.and_then(|answers| answers.into_iter().try_for_each(resumed)) {
-            Ok(()) => Outcome::Applied,
+            Ok(()) => {
+                self.client.uncalm(&console);
+                Outcome::Applied
+            }
             Err(error) => Self::failed(&console, &error),
         }
     }
@@ -201,7 +212,7 @@ impl Pgbouncer {
             Err(error) => return Self::failed(&console, &error),
         };
         // RELOAD has brought back what the configuration says.
-        self.client.calmed(&console, None);
+        self.client.uncalm(&console);
         let end = answers.pop().map_or(Ok(()), resumed);
         match (loaded_route(answers, database), end) {
             (Ok(Some(now)), Ok(())) if now == route.to => Outcome::Applied,
@@ -337,21 +348,14 @@ impl Provider for Pgbouncer {
     async fn prepare(&self, target: &Target, action: &Action, _: &Permit, deadline: Instant) -> Option<Outcome> {
         let Action::Pause { database } = action else { return None };
         let limit = deadline - deadline.saturating_duration_since(Instant::now()) / 4;
-        let outcome = Self::everywhere(target, |console| async move {
-            match pause::calm(&self.client, &console, database, limit).await {
-                Ok(calm) => {
-                    self.client.calmed(&console, Some(calm));
-                    Outcome::Applied
-                }
+        let consoles = Console::all(target);
+        let calming = consoles.iter().map(|console| async move {
+            match pause::calm(&self.client, console, database, limit).await {
+                Ok(()) => Outcome::Applied,
                 Err(outcome) => outcome,
             }
-        })
-        .await;
-        if !outcome.taken() {
-            // Where it succeeded its pools grow again; a process that cannot be told serves on, and its next RELOAD does that.
-            drop(Self::everywhere(target, |console| self.resume(console, database, deadline)).await);
-        }
-        Some(outcome)
+        });
+        Some(self.all_or_none(target, database, join_all(calming).await, deadline).await)
     }
 
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {

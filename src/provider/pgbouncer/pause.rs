@@ -49,6 +49,7 @@ impl From<WireError> for Why {
 }
 
 /// What the process had before anything was set.
+#[derive(Clone)]
 struct Before(BTreeMap<&'static str, String>);
 
 impl Before {
@@ -96,20 +97,44 @@ impl Pools {
         }
         Self { smallest: if smallest == u64::MAX { 1 } else { smallest }, all: all.max(1), logging_in }
     }
+
+    /// Looks again until no login is under way.
+    async fn settle(
+        &mut self,
+        session: &Session,
+        database: &ForeignName,
+        calm_by: Instant,
+        until: Instant,
+    ) -> Result<(), Why> {
+        while self.logging_in > 0 {
+            if Instant::now() + POLL >= calm_by {
+                return Err(Why::LoggingIn);
+            }
+            tokio::time::sleep(POLL).await;
+            *self = Self::read(&session.query("SHOW POOLS", until).await?, database);
+        }
+        Ok(())
+    }
 }
 
 /// Pools of a process that do not grow any more.
+#[derive(Clone)]
 pub(super) struct Calm {
     /// What the process had before.
     before: Before,
-    /// Takes the brake off.
-    lift: Option<String>,
+    /// Takes the brake off, where there is one, once no login is under way.
+    lift: Option<Option<String>>,
 }
 
 impl Calm {
     /// What sets everything as it was, for clients that are to go on.
     pub(super) fn taken_back(&self) -> Vec<String> {
         BRAKES.iter().map(|(name, _)| *name).chain([FLOOR]).filter_map(|name| self.before.lift(name)).collect()
+    }
+
+    /// True once PAUSE may follow.
+    pub(super) fn is_ready(&self) -> bool {
+        self.lift.is_some()
     }
 }
 
@@ -119,45 +144,34 @@ pub(super) async fn calm(
     console: &Console<'_>,
     database: &ForeignName,
     deadline: Instant,
-) -> Result<Calm, Outcome> {
+) -> Result<(), Outcome> {
     let until = deadline - reserve(deadline);
-    let mut before = None;
     let why = loop {
         let session = match client.console(console, deadline).await {
             Ok(session) => session,
             Err(error) => break Why::Wire(error),
         };
-        let braked = brake(&session, database, &mut before, until).await;
+        let braked = brake(client, console, &session, database, until).await;
         client.keep(console, session);
-        match (braked, before.take()) {
-            (Ok(lift), Some(before)) => return Ok(Calm { before, lift }),
+        match braked {
+            Ok(()) => return Ok(()),
             // A kept session that had died. To ask twice is to ask once.
-            (Err(Why::Wire(WireError::Broken(_))), known) if Instant::now() + POLL < until => {
-                before = known;
-                tokio::time::sleep(POLL).await;
-            }
-            (Err(why), known) => {
-                before = known;
-                break why;
-            }
-            (Ok(_), None) => break Why::Wire(incomplete()),
+            Err(Why::Wire(WireError::Broken(_))) if Instant::now() + POLL < until => tokio::time::sleep(POLL).await,
+            Err(why) => break why,
         }
     };
-    Err(given_up(client, console, database, before, why, deadline).await)
+    Err(given_up(client, console, database, why, deadline).await)
 }
 
-/// Holds clients back; if their transactions do not end in time, lets them go on.
+/// Holds clients back at a process whose pools do not grow; if their transactions do not end in time, lets them go on.
 pub(super) async fn pause(
     client: &Client,
     console: &Console<'_>,
     database: &ForeignName,
-    calm: Calm,
     deadline: Instant,
 ) -> Outcome {
     let until = deadline - reserve(deadline);
-    // PAUSE comes last: it may wait, and pgbouncer answers what follows before it.
-    let mut statements: Vec<String> = calm.lift.clone().into_iter().collect();
-    statements.push(format!("PAUSE {}", convert::identifier(database.as_str())));
+    let calm_by = Instant::now() + until.saturating_duration_since(Instant::now()) / 2;
     let why = loop {
         // The way back is open before it is needed.
         let (pausing, freeing) =
@@ -166,20 +180,15 @@ pub(super) async fn pause(
                 Err(error) => break Why::Wire(error),
             };
         client.keep(console, freeing);
-        let held = pausing.together(&texts(&statements), until).await.and_then(good);
+        let held = hold(client, console, &pausing, database, calm_by, until).await;
         client.keep(console, pausing);
         match held {
-            Err(WireError::Broken(_)) if Instant::now() + POLL < until => tokio::time::sleep(POLL).await,
-            Err(error) => break Why::Wire(error),
-            Ok(_) => {
-                if calm.before.has_floor() {
-                    client.calmed(console, Some(calm));
-                }
-                return Outcome::Applied;
-            }
+            Err(Why::Wire(WireError::Broken(_))) if Instant::now() + POLL < until => tokio::time::sleep(POLL).await,
+            Err(why) => break why,
+            Ok(()) => return Outcome::Applied,
         }
     };
-    given_up(client, console, database, Some(calm.before), why, deadline).await
+    given_up(client, console, database, why, deadline).await
 }
 
 fn reserve(deadline: Instant) -> Duration {
@@ -191,15 +200,20 @@ async fn given_up(
     client: &Client,
     console: &Console<'_>,
     database: &ForeignName,
-    before: Option<Before>,
     why: Why,
     deadline: Instant,
 ) -> Outcome {
     let refused = matches!(&why, Why::Wire(error) if no_rights(error));
     let why = explained(console, database, why);
-    let Some(before) = before.filter(|_| !refused) else { return Outcome::NotApplied(why) };
-    match free(client, console, database, &before, deadline).await {
-        Ok(()) => Outcome::NotApplied(why),
+    let Some(calm) = client.calmed(console).filter(|_| !refused) else {
+        client.uncalm(console);
+        return Outcome::NotApplied(why);
+    };
+    match free(client, console, database, &calm, deadline).await {
+        Ok(()) => {
+            client.uncalm(console);
+            Outcome::NotApplied(why)
+        }
         Err(error) => {
             let text = format!("{}, and RESUME: {error}", why.why);
             let advice = format!("clients may be held back: RESUME {database} and RELOAD at the console");
@@ -208,18 +222,43 @@ async fn given_up(
     }
 }
 
-/// Waits for a moment without a login at a server, with pools that do not grow; what lifts that is returned. What was there before
-/// anything was set is in `before` as soon as it is known; without it nothing was touched.
-async fn brake(
+/// Right after a look at which no login was under way: pools cannot grow, but a login can still begin, such as that of a pool's first client.
+async fn hold(
+    client: &Client,
+    console: &Console<'_>,
     session: &Session,
     database: &ForeignName,
-    before: &mut Option<Before>,
+    calm_by: Instant,
     until: Instant,
-) -> Result<Option<String>, Why> {
+) -> Result<(), Why> {
+    let mut pools = Pools::read(&session.query("SHOW POOLS", until).await?, database);
+    pools.settle(session, database, calm_by, until).await?;
+    // PAUSE comes last: it may wait, and pgbouncer answers what follows before it.
+    let calm = client.calmed(console);
+    let mut statements: Vec<String> = calm.iter().filter_map(|calm| calm.lift.clone().flatten()).collect();
+    statements.push(format!("PAUSE {}", convert::identifier(database.as_str())));
+    good(session.together(&texts(&statements), until).await?)?;
+    if let Some(Calm { before, .. }) = calm {
+        // The brake is off again.
+        client.calm(console, Calm { before, lift: None });
+    }
+    Ok(())
+}
+
+/// Waits for a moment without a login at a server, with pools that do not grow. What was there before anything is set is known to the
+/// client as soon as it is read; without it nothing was touched.
+async fn brake(
+    client: &Client,
+    console: &Console<'_>,
+    session: &Session,
+    database: &ForeignName,
+    until: Instant,
+) -> Result<(), Why> {
     let looked = good(session.together(&["SHOW CONFIG", "SHOW POOLS"], until).await?)?;
     let [config, pools] = looked.as_slice() else { return Err(incomplete().into()) };
     // A second attempt finds what the first one has set.
-    let before = &*before.get_or_insert_with(|| Before::read(config));
+    let before = client.calmed(console).map_or_else(|| Before::read(config), |calm| calm.before);
+    client.calm(console, Calm { before: before.clone(), lift: None });
     let mut pools = Pools::read(pools, database);
     let mut lift: Option<String> = None;
     for (name, shown_as) in BRAKES {
@@ -242,14 +281,11 @@ async fn brake(
             break;
         }
     }
-    while pools.logging_in > 0 {
-        if Instant::now() + POLL >= until {
-            return Err(Why::LoggingIn);
-        }
-        tokio::time::sleep(POLL).await;
-        pools = Pools::read(&session.query("SHOW POOLS", until).await?, database);
-    }
-    Ok(lift)
+    // The last question must be answered by then.
+    let calm_by = until - until.saturating_duration_since(Instant::now()) / 8;
+    pools.settle(session, database, calm_by, until).await?;
+    client.calm(console, Calm { before, lift: Some(lift) });
+    Ok(())
 }
 
 /// Lets clients go on, and sets what was set before.
@@ -257,12 +293,11 @@ async fn free(
     client: &Client,
     console: &Console<'_>,
     database: &ForeignName,
-    before: &Before,
+    calm: &Calm,
     deadline: Instant,
 ) -> Result<(), WireError> {
     let mut statements = vec![resume(database)];
-    statements.extend(BRAKES.iter().filter_map(|(name, _)| before.lift(name)));
-    statements.extend(before.lift(FLOOR));
+    statements.extend(calm.taken_back());
     let mut answers = client.say(console, &texts(&statements), deadline).await?.into_iter();
     answers.next().map_or(Ok(()), resumed)?;
     answers.try_for_each(|answer| answer.map(drop))

@@ -201,7 +201,7 @@ impl Client {
     pub fn arm(&self, target: &Target, arguments: HostArguments, deadline: Instant) {
         let waiting = HostArguments { senders: Vec::new(), run: String::new(), ..arguments.clone() };
         let Ok((host, command)) = script(target, FENCE, &waiting, deadline) else { return };
-        let waiting = self.transport.start(host, command, deadline);
+        let waiting = self.transport.start(host, command, b"armed\n", deadline);
         self.armed().insert(target.id.clone(), Armed { arguments, waiting });
     }
 
@@ -212,11 +212,14 @@ impl Client {
         wanted: &HostArguments,
         deadline: Instant,
     ) -> Option<Result<HostState, Failure>> {
-        let Armed { arguments, waiting } = self.armed().remove(&target.id)?;
+        let Armed { arguments, mut waiting } = self.armed().remove(&target.id)?;
         if *wanted != (HostArguments { senders: Vec::new(), ..arguments.clone() }) {
             return None;
         }
-        let word = format!("go {} {} {}\n", limit(deadline), arguments.run, arguments.senders.join(" "));
+        // By its own clock it has waited for at least so long: what it is given ends before our deadline.
+        let age = waiting.waits()?.as_millis() / 10;
+        let (run, senders) = (&arguments.run, arguments.senders.join(" "));
+        let word = format!("go {age} {} {run} {senders}\n", limit(deadline));
         Some(state(target, FENCE, waiting.go(word.as_bytes(), deadline).await))
     }
 

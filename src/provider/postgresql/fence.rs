@@ -13,8 +13,8 @@ use crate::model::text::same_member;
 use crate::model::{Lineage, Peer, Target, Unreachable};
 use crate::provider::pgwire::{WireError, column};
 
-/// How long a fence waits on the member's machine for the word: longer than any critical section.
-const ARMED: Duration = Duration::from_secs(60);
+/// How long a fence waits on the member's machine for the word: longer than any critical section. The word says until when it holds.
+const ARMED: Duration = Duration::from_secs(600);
 
 fn tried(what: &str, target: &Target) -> String {
     format!("{what} of {}", target.name())

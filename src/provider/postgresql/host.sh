@@ -5,8 +5,9 @@
 # VERB is state, fence, withdraw, unfence, unmark or rejoin; LIMIT is in hundredths of a second; CONNINFO and SLOT are escaped for a configuration
 # file; SENDERS are process numbers of walsenders whose receivers need not confirm the last of the log; RUN is whose work it is;
 # SYSTEM and TIMELINE are the history that an unfence restores.
-# A fence without a RUN is one that waits: it looks whether it can be done, then reads `go LIMIT RUN SENDERS` from its standard input, and
-# does nothing if that ends without.
+# A fence without a RUN is one that waits: it looks whether it can be done, prints `armed`, reads `go AGE LIMIT RUN SENDERS` from its
+# standard input, and does nothing if that ends without. AGE is how long it has waited; LIMIT after that nothing is begun any more, however
+# late the word or the disk was: somebody may have gone back meanwhile.
 # Fence and withdraw leave a mark in the data directory, before anything else: only what has the mark of a fence is made a primary again.
 # Every verb ends by printing the state: `alive=yes|no`, `status=…`, `signal=yes|no`, `mark=…`, and the control data.
 # Exit status: 0 done; 3 certainly nothing was done; 4 something may have been done.
@@ -69,6 +70,9 @@ clock() {
   fi
 }
 
+# Nothing is begun after this time.
+latest=''
+
 nap() { sleep 0.002 2>/dev/null || { sleep 1; naps=$((naps + 250)); }; }
 
 doze() {
@@ -129,7 +133,19 @@ end_soon() {
   wait_gone "$1" "$LIMIT"
 }
 
-durable() { sync "$@" 2>/dev/null || sync; }
+# An old `sync` takes no files and says so; what the disk refuses is no such case.
+durable() {
+  said=$(sync "$@" 2>&1) && return 0
+  case $said in *rror* | *"No space"* | *uota*) return 1 ;; esac
+  sync
+}
+
+# in_time: whether something may still be begun
+in_time() {
+  [ -n "$latest" ] || return 0
+  clock
+  [ "$now" -lt "$latest" ]
+}
 
 # holds LINE FILE
 holds() {
@@ -260,7 +276,12 @@ fence | withdraw)
     done
   fi
   if [ -z "$RUN" ]; then
-    IFS=' ' read -r word LIMIT RUN SENDERS && [ "$word" = go ] || refuse "it was not told to go on"
+    clock
+    waits=$now
+    echo armed
+    IFS=' ' read -r word age LIMIT RUN SENDERS && [ "$word" = go ] || refuse "it was not told to go on"
+    latest=$((waits + age + LIMIT))
+    in_time || refuse "it was told to go on too late"
   fi
   signalled=no
   [ ! -e "$D/standby.signal" ] || signalled=yes
@@ -273,9 +294,11 @@ fence | withdraw)
   if given 1 "$@"; then
     durable "$MARK" "$D"
     run inhibit 1 "$@" || { back "$@"; exit 3; }
+    in_time || { back "$@"; refuse "\`inhibit\` has taken all the time"; }
   fi
   # Before the stop, so that no restart, however soon, brings a primary back.
   follow || { back "$@"; refuse "$D/standby.signal or postgresql.auto.conf cannot be written"; }
+  in_time || { back "$@"; refuse "the time was over before it was stopped"; }
   # A loss of power before the end of this finds nothing promoted: it is not said to be fenced before.
   settle & settling=$!
   halt "$@"

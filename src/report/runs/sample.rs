@@ -261,6 +261,7 @@ impl Play<'_> {
             holds: holds.collect(),
             title: self.plan.intent.title(),
             document: Some(text),
+            overrides: self.plan.intent.overrides.clone(),
         };
         let lines = std::iter::once((0, first)).chain(self.lines);
         let entry = |(sequence, (elapsed_ms, record)): (usize, (u64, Record))| Entry {

@@ -23,10 +23,11 @@ pub(super) fn outcome(outcome: StepOutcome) -> &'static str {
 /// What a record says; `title` gives the title of a step.
 pub(super) fn record(record: &Record, title: &dyn Fn(&StepId) -> String) -> String {
     match record {
-        Record::RunStarted { plan, operator, title, holds, .. } => {
+        Record::RunStarted { plan, operator, title, holds, overrides, .. } => {
             let what = if title.is_empty() { String::new() } else { format!(" ({title})") };
             let holds = if holds.is_empty() { String::new() } else { format!("; holds: {}", kinds(holds)) };
-            format!("run of plan {plan}{what} begun by {operator}{holds}")
+            let passed: String = overrides.iter().map(|(gate, passed)| format!("; gate {gate} is {passed}")).collect();
+            format!("run of plan {plan}{what} begun by {operator}{holds}{passed}")
         }
         Record::StepStarted { step, assumed, intended } => {
             let checked = match assumed.len() {

@@ -95,6 +95,7 @@ pub(super) fn resolve<'a>(
     let databases = this.databases(&file.databases, !proxies.is_empty());
     let jobs = this.jobs(&file.jobs);
     let policy = this.policy(&file.policy, facilities.len());
+    let operator = this.operator(&file.operator);
     let store = this.store(&file.store);
     let mut topology = Topology {
         name: name?.clone(),
@@ -108,6 +109,7 @@ pub(super) fn resolve<'a>(
         jobs,
         units: BTreeMap::new(),
         policy: policy?,
+        operator,
         store: store?,
         digest,
     };

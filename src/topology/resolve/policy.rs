@@ -2,10 +2,11 @@
 
 use super::Resolver;
 use crate::diagnostic::Diagnostic;
-use crate::model::{GateLimits, Percent, Place, Policy, Span, Window};
+use crate::model::{Freeze, GateLimits, Operator, Percent, Place, Policy, Span, Window};
 use crate::topology::StoreKind;
 use crate::topology::field::{Field, Items};
 use crate::topology::syntax::{self, DayOfWeek};
+use crate::topology::words;
 
 /// What holds where the file decides nothing.
 fn usual() -> Policy {
@@ -28,6 +29,7 @@ fn usual() -> Policy {
         plan_expiry: Span::secs(86_400),
         parallel_switchovers: 3,
         windows: Vec::new(),
+        freezes: Vec::new(),
     }
 }
 
@@ -68,6 +70,7 @@ impl Resolver<'_, '_> {
             plan_expiry: self.some_time(&policy.plan_expiry, usual.plan_expiry),
             parallel_switchovers: self.at_least_one(&policy.parallel_switchovers, usual.parallel_switchovers),
             windows: self.windows(&policy.windows),
+            freezes: self.freezes(&policy.freezes),
         })
     }
 
@@ -107,6 +110,35 @@ impl Resolver<'_, '_> {
             ),
         }
         Some(stages.into_iter().map(|(stage, _)| stage).collect())
+    }
+
+    fn freezes(&self, field: &Field<Items<syntax::Freeze>>) -> Vec<Freeze> {
+        let freeze = |(freeze, at): (syntax::Freeze, Place)| {
+            let findings = self.reader.findings;
+            let whose = "this freeze";
+            let from = freeze.from.as_ref().required("from", whose, at, findings);
+            let to = freeze.to.as_ref().required("to", whose, at, findings);
+            let reason = freeze.reason.required("reason", whose, at, findings);
+            let (from, to) = (from?.0, to?.0);
+            if let (true, Some(place)) = (to <= from, freeze.to.place()) {
+                self.error("invalid-value", place, "this freeze ends before it begins");
+            }
+            Some(Freeze { from, to, reason: reason? })
+        };
+        self.reader.list(field).into_iter().filter_map(freeze).collect()
+    }
+
+    /// Where runs are started.
+    pub(super) fn operator(&self, field: &Field<syntax::Operator>) -> Option<Operator> {
+        let Field::Is(operator, at) = field else { return None };
+        let runs_in = self.facility(&operator.runs_in, "runs_in", "the operator", *at);
+        let needs = self.reader.section(&operator.needs).filter_map(|(key, facility)| {
+            self.judged(words::name(key.text), key.place)?;
+            let facility = self.facility(&facility, key.text, "what the operator needs", key.place)?;
+            Some((key.text.to_owned(), facility))
+        });
+        let needs = needs.collect();
+        Some(Operator { runs_in: runs_in?, needs })
     }
 
     fn windows(&self, field: &Field<Items<syntax::Window>>) -> Vec<Window> {

@@ -287,6 +287,10 @@ pub struct ProxyFacts {
     /// Connections of clients at this moment, idle ones included; `None` where it cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
+    /// Frontends that take no new client until its process is started anew, as a run leaves them that stops between sending clients away
+    /// and stopping the proxy.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub closed: BTreeSet<ForeignName>,
     /// The backends that were asked for; `None` where the proxy has no such backend.
     pub backends: BTreeMap<ForeignName, Option<BackendFacts>>,
     /// What it can do.

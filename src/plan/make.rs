@@ -41,6 +41,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     let mut notes = desired.notes.clone();
     notes.extend(changes.silent.iter().cloned());
     notes.extend(unsaved_notes(topology, live));
+    notes.extend(power::closed_notes(topology, live));
     for change in &changes.primaries {
         let Some(database) = topology.databases.get(&change.database) else { continue };
         let (from, to) = (&change.from.member, &change.to.member);
@@ -72,6 +73,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         }
     }
     notes.extend(pooler_notes(topology, &changes, live));
+    refusals.extend(power::closed_refusals(topology, intent, &desired, live));
     refusals.extend(power::refusals(topology, &desired, &changes, live));
     refusals.sort();
     refusals.dedup();
@@ -125,7 +127,8 @@ fn powered_on_first(intent: &Intent, off: std::collections::BTreeSet<FacilityNam
 pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<String>, Vec<String>) {
     match desired(topology, &Intent::default(), holds, live) {
         Ok(desired) => {
-            let notes = desired.notes.iter().cloned().chain(unsaved_notes(topology, live)).collect();
+            let notes = desired.notes.iter().cloned().chain(unsaved_notes(topology, live));
+            let notes = notes.chain(power::closed_notes(topology, live)).collect();
             (diff(topology, &desired, live).0.lines(), notes)
         }
         Err(refusals) => (refusals.into_iter().map(|refusal| refusal.what).collect(), Vec::new()),

@@ -176,6 +176,31 @@ pub(super) fn refusals(topology: &Topology, desired: &Desired, changes: &Changes
     partings.filter_map(refusal).collect()
 }
 
+/// Proxies that let no new client in, with their closed frontends; only a new start of the process opens those again.
+fn closed<'a>(topology: &'a Topology, live: &'a Live) -> impl Iterator<Item = (&'a Target, String)> {
+    topology.proxies.values().filter_map(|proxy| {
+        let closed = &live::proxy(live, &proxy.target.id)?.closed;
+        let what = format!("{} takes no new client at {}", proxy.target.name(), list(closed));
+        (!closed.is_empty()).then_some((proxy.target.as_ref(), what))
+    })
+}
+
+/// Before traffic returns to a facility, its proxies must take clients: a run that stopped on its way to power off may have closed them.
+pub(super) fn closed_refusals(topology: &Topology, intent: &Intent, desired: &Desired, live: &Live) -> Vec<Refusal> {
+    let returns = |facility: &FacilityName| intent.restore.contains(facility) || desired.power_up.contains(facility);
+    let refusal = |(target, what): (&Target, String)| {
+        let why = format!("{what}: clients were sent away there before the power went");
+        returns(&target.facility).then(|| Refusal::new(why, "restart the proxy (a reload will do), then plan again"))
+    };
+    closed(topology, live).filter_map(refusal).collect()
+}
+
+/// Closed proxies, for plan and status.
+pub(super) fn closed_notes(topology: &Topology, live: &Live) -> Vec<String> {
+    let note = |(_, what): (&Target, String)| format!("{what}: restart it before its users return (a reload will do)");
+    closed(topology, live).map(note).collect()
+}
+
 /// What an operator should know before the power of a facility goes.
 pub(super) fn notes(topology: &Topology, desired: &Desired, changes: &Changes, live: &Live) -> Vec<String> {
     let mut notes = Vec::new();

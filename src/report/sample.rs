@@ -218,6 +218,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             age: Duration::from_secs(86_400),
             writable: true,
             connections: Some(0),
+            closed: BTreeSet::new(),
             backends: backends.collect(),
             capabilities,
             saved: crate::model::Saved::Yes,

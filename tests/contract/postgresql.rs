@@ -360,12 +360,12 @@ async fn replicas_whose_power_goes_are_let_go_and_taken_back_and_a_bound_that_so
     // What somebody has set while the power was off stays, in a plan that is older than that too.
     let action = |verb: &str| Action::Native { verb: verb.to_owned(), args: args.clone() };
     common::taken(&pair.apply(&pair.a, &action(RELEASE_REPLICAS), 10.0).await);
-    pair.a.sql("ALTER SYSTEM SET synchronous_standby_names = 'b-pg1, theirs'");
+    pair.a.sql("ALTER SYSTEM SET synchronous_standby_names = '\"b-pg1\", theirs'");
     pair.a.sql("SELECT pg_reload_conf()");
-    pair.a.until("SHOW synchronous_standby_names", "b-pg1, theirs");
+    pair.a.until("SHOW synchronous_standby_names", "\"b-pg1\", theirs");
     let refused = pair.apply(&pair.a, &action(UNRELEASE_REPLICAS), 5.0).await;
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("somebody")), "{refused:?}");
-    assert_eq!(pair.observe(&pair.a).await.synchronous_names, "b-pg1, theirs");
+    assert_eq!(pair.observe(&pair.a).await.synchronous_names, "\"b-pg1\", theirs");
     // Without the right for it nothing is touched, and the plan would have said so.
     pair.a.sql("REVOKE ALTER SYSTEM ON PARAMETER max_slot_wal_keep_size FROM handover");
     let settings = pair.observe(&pair.a).await.settings;

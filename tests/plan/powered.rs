@@ -5,7 +5,7 @@ mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use handover::model::{FacilityName, TargetId};
+use handover::model::{FacilityName, Facts, ForeignName, TargetId};
 use handover::plan::{Depth, HoldKind, Intent, LetGo, Plan, Planned, Work, make};
 
 use super::world::World;
@@ -209,4 +209,37 @@ fn names_that_somebody_has_set_while_the_power_was_off_stay() {
         world.settle(&on);
         assert_eq!(world.seen("accounts", "east-pg1").synchronous_names, "FIRST 1 (\"west-pg1\")");
     }
+}
+
+/// A run that stopped between sending clients away and stopping the proxies.
+#[test]
+fn users_do_not_return_to_proxies_that_let_nobody_in() {
+    let mut world = World::healthy(&powered(EXAMPLE));
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out(&mut world, &drain, |_| 0);
+    let proxies: Vec<TargetId> = world.topology.proxies.values().map(|proxy| proxy.target.id.clone()).collect();
+    let west = proxies.iter().find(|id| id.name().starts_with("west")).unwrap();
+    let close = |world: &mut World, names: &[&str]| {
+        let Facts::Proxy(facts) = world.facts(west) else { panic!("{west} is no proxy") };
+        facts.closed = names.iter().map(ForeignName::new).collect();
+    };
+    close(&mut world, &["https"]);
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let what = format!("{} takes no new client at https", west.name());
+    // It may stay so while nobody is sent there, and is named.
+    let Planned::Nothing(notes) = make(&world.topology, &Intent::default(), &drain.holds, &world.live, now) else {
+        panic!()
+    };
+    assert!(notes.iter().any(|note| note.starts_with(&what)), "{notes:?}");
+    let mut holds = drain.holds.clone();
+    for _ in 0..2 {
+        let back = make(&world.topology, &intent(&[], &["west"], false), &holds, &world.live, now);
+        let Planned::Refused(refusals) = back else { panic!("{back:?}") };
+        assert!(refusals.iter().any(|refusal| refusal.what.starts_with(&what)), "{refusals:?}");
+        assert!(refusals.iter().any(|refusal| refusal.advice.starts_with("restart the proxy")), "{refusals:?}");
+        // Also where its servers are to be started first.
+        holds.push(hold());
+    }
+    close(&mut world, &[]);
+    plan(&world, &intent(&[], &["west"], false), &drain.holds);
 }

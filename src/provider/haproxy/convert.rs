@@ -27,7 +27,7 @@ pub(super) fn is_name(name: &ForeignName) -> bool {
 
 /// What is asked to learn about some backends; [`facts`] reads the replies.
 pub(super) fn questions(backends: &BTreeSet<ForeignName>) -> Vec<String> {
-    let mut questions = vec!["show info".to_owned(), "show cli level".to_owned()];
+    let mut questions = vec!["show info".to_owned(), "show cli level".to_owned(), FRONTENDS.to_owned()];
     for backend in backends {
         questions.push(format!("show servers state {backend}"));
         // Backends (2) and servers (4), of any number.
@@ -45,7 +45,7 @@ pub(super) fn facts(
     replies: &[String],
     persistent: bool,
 ) -> Result<ProxyFacts, String> {
-    let [info, level, per_backend @ ..] = replies else { return Err("replies are missing".to_owned()) };
+    let [info, level, frontends, per_backend @ ..] = replies else { return Err("replies are missing".to_owned()) };
     let info = |key: &str| {
         info.lines()
             .find_map(|line| line.split_once(": ").filter(|(name, _)| *name == key))
@@ -61,6 +61,7 @@ pub(super) fn facts(
         age: Duration::from_secs(uptime),
         writable: level == "admin",
         connections: Some(connections),
+        closed: self::frontends(frontends, true)?,
         backends: BTreeMap::new(),
         capabilities: ProxyCapabilities {
             max_weight: MAX_WEIGHT,
@@ -81,14 +82,14 @@ pub(super) fn facts(
 /// What is asked to learn the frontends: statistics of type 1 only.
 pub(super) const FRONTENDS: &str = "show stat -1 1 -1";
 
-/// The frontends of the reply to [`FRONTENDS`] that have not been closed already.
+/// The frontends of the reply to [`FRONTENDS`] that have been closed, or those that have not.
 ///
 /// # Errors
 /// What is not as HAProxy answers.
-pub(super) fn open_frontends(reply: &str) -> Result<Vec<ForeignName>, String> {
+pub(super) fn frontends(reply: &str, closed: bool) -> Result<BTreeSet<ForeignName>, String> {
     let rows = table(reply, csv).map_err(|text| format!("`{FRONTENDS}` says: {text}"))?;
-    let open = rows.iter().filter(|row| row.text("svname") == "FRONTEND" && row.text("status") != "STOP");
-    Ok(open.map(|row| ForeignName::new(row.text("pxname"))).collect())
+    let rows = rows.iter().filter(|row| row.text("svname") == "FRONTEND" && (row.text("status") == "STOP") == closed);
+    Ok(rows.map(|row| ForeignName::new(row.text("pxname"))).collect())
 }
 
 fn backend(name: &ForeignName, states: &str, stats: &str) -> Result<Option<BackendFacts>, String> {
@@ -395,6 +396,8 @@ mod tests {
         web,d,0,0,0,0,0,no check,,0,,,\nweb,e,0,0,0,0,0,DOWN,,0,,,\nweb,f,0,0,0,0,0,UP 1/3,,0,,,\n\
         web,BACKEND,7,3,31,4,5,UP,,6,21,1,";
 
+    const FRONTS: &str = "# pxname,svname,status\nin,FRONTEND,OPEN\nold,FRONTEND,STOP";
+
     fn ask(backends: &[&str], replies: &[&str]) -> Result<ProxyFacts, String> {
         let backends = backends.iter().map(|name| ForeignName::from(*name)).collect();
         facts(&backends, &replies.iter().map(|reply| (*reply).to_owned()).collect::<Vec<_>>(), false)
@@ -403,8 +406,9 @@ mod tests {
     #[test]
     fn replies_become_facts() {
         let missing = ["Can't find backend.", "No such proxy."];
-        let facts = ask(&["nope", "web"], &[INFO, "admin", missing[0], missing[1], STATES, STATS]).unwrap();
+        let facts = ask(&["nope", "web"], &[INFO, "admin", FRONTS, missing[0], missing[1], STATES, STATS]).unwrap();
         assert_eq!((facts.version.as_str(), facts.age.as_secs(), facts.writable), ("HAProxy 2.6.12", 61, true));
+        assert_eq!(facts.closed, BTreeSet::from(["old".into()]));
         assert_eq!(facts.backends["nope"], None);
         let web = facts.backends["web"].as_ref().unwrap();
         assert_eq!((web.queue, web.connection_errors, web.response_errors), (8, 4, 5));
@@ -422,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_state_file_is_good_if_it_brings_everything_back() {
-        let facts = ask(&["web"], &[INFO, "admin", STATES, STATS]).unwrap();
+        let facts = ask(&["web"], &[INFO, "admin", FRONTS, STATES, STATS]).unwrap();
         assert_eq!(saved(&facts, STATES), Saved::Yes);
         // The weight of a server that gets no requests does not matter.
         assert_eq!(saved(&facts, &STATES.replace("2 8 0 100", "2 8 7 100")), Saved::Yes);
@@ -441,12 +445,13 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_an_error_and_never_absence() {
         for replies in [
-            &["Permission denied", "user", STATES, STATS][..],
-            &[INFO, "user", "Permission denied", STATS],
-            &[INFO, "user", STATES, "Permission denied"],
-            &[INFO, "user", STATES],
+            &["Permission denied", "user", FRONTS, STATES, STATS][..],
+            &[INFO, "user", "Permission denied", STATES, STATS],
+            &[INFO, "user", FRONTS, "Permission denied", STATS],
+            &[INFO, "user", FRONTS, STATES, "Permission denied"],
+            &[INFO, "user", FRONTS, STATES],
             &[INFO],
-            &[INFO, "user", "1\n# srv_name\na", STATS],
+            &[INFO, "user", FRONTS, "1\n# srv_name\na", STATS],
         ] {
             assert!(ask(&["web"], replies).is_err(), "{replies:?}");
         }

@@ -269,7 +269,7 @@ async fn cut_sessions(target: &Target, backends: &BackendServers, deadline: Inst
 async fn close_frontends(target: &Target, deadline: Instant) -> Result<(), Outcome> {
     let (mut session, _) = prepare(target, std::iter::empty(), deadline).await.map_err(Outcome::NotApplied)?;
     let replies = session.ask(&[convert::FRONTENDS.to_owned()], deadline).await.map_err(Outcome::NotApplied)?;
-    let frontends = convert::open_frontends(&replies.concat())
+    let frontends = convert::frontends(&replies.concat(), false)
         .map_err(|why| Outcome::NotApplied(Unreachable::new(why, session.tried())))?;
     let texts: Vec<String> = frontends.iter().map(|name| format!("shutdown frontend {name}")).collect();
     all_taken(&mut session, &texts, deadline).await

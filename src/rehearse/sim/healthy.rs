@@ -84,6 +84,7 @@ fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
         age: Duration::from_secs(9),
         writable: true,
         connections: Some(0),
+        closed: Default::default(),
         backends,
         capabilities,
         saved: Saved::No,

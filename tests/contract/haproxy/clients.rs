@@ -97,7 +97,9 @@ async fn closed_frontends_send_every_client_away_with_its_next_answer() {
     busy.ask("/slow").await;
     connections(&proxy, 3).await;
     let close = Action::Native { verb: CLOSE_FRONTENDS.to_owned(), args: BTreeMap::new() };
+    assert_eq!(proxy.facts().await.closed, BTreeSet::new());
     assert_eq!(proxy.apply(&close).await, Outcome::Applied);
+    assert!(!proxy.facts().await.closed.is_empty(), "until it is started anew");
     assert!(TcpStream::connect(proxy.front).await.is_err());
     connections(&proxy, 3).await;
     idle.ask("/").await;

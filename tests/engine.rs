@@ -304,3 +304,26 @@ fn a_change_that_fits_no_message_makes_no_plan() {
     );
     assert!(refusals[1].advice.contains("spread the hostnames over several zones"), "{refusals:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_with_closed_proxies_says_so() {
+    let topology = example();
+    let targets =
+        Arc::new(Scripted { live: Mutex::new(healthy::live(&topology)), stubborn: 1, acted: Mutex::default() });
+    let plan = until_off(&topology, &targets.live.lock().unwrap());
+    let [first, second] = west();
+    targets.connect(&first, 5);
+    let dying = {
+        let targets = Arc::clone(&targets);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(605)).await;
+            let silent = Observed::Unreachable(Unreachable::new("connection refused", "scripted"));
+            targets.live.lock().unwrap().insert(second, silent);
+        })
+    };
+    let (outcome, events) = apply_only(topology, &targets, plan, "power.connections").await;
+    dying.await.unwrap();
+    assert_eq!(outcome.end, RunEnd::Stopped, "{}", outcome.summary);
+    let warned = |event: &Event| matches!(event, Event::Warning { text } if text.starts_with("west-lb1 let nobody in"));
+    assert!(events.iter().any(warned), "{events:#?}");
+}

@@ -27,6 +27,7 @@ pub(super) struct Log {
     holds: Vec<Hold>,
     acted: bool,
     half_done: BTreeSet<StepId>,
+    closed: BTreeSet<TargetId>,
 }
 
 impl Log {
@@ -75,6 +76,7 @@ impl Log {
             holds,
             acted: false,
             half_done: BTreeSet::new(),
+            closed: BTreeSet::new(),
         }
     }
 
@@ -138,6 +140,16 @@ impl Log {
     /// True if a step failed and something of it may be there.
     pub(super) fn is_half_done(&self, id: &StepId) -> bool {
         self.half_done.contains(id)
+    }
+
+    /// A proxy lets nobody in any more.
+    pub(super) fn closed(&mut self, proxy: &TargetId) {
+        self.closed.insert(proxy.clone());
+    }
+
+    /// The proxies that the run has closed to clients.
+    pub(super) fn all_closed(&self) -> Vec<String> {
+        self.closed.iter().map(|proxy| proxy.name().to_owned()).collect()
     }
 
     pub(super) fn waited(&mut self, id: &StepId, cause: WaitCause, time: Duration) {

@@ -12,6 +12,7 @@ use super::report::Log;
 use super::{Engine, keep};
 use crate::event::{Event, Failure, RunReport, StepOutcome, ways_on};
 use crate::journal::{Hold, HoldKind, Holder, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
+use crate::model::text::list;
 use crate::model::{Action, TargetId};
 use crate::plan::{Plan, Step, StepId, Work, window};
 
@@ -340,6 +341,11 @@ impl Run {
                 (RunEnd::Stopped, format!("stopped: {why}"), Some((StepId("journal".to_owned()), why)))
             }
         };
+        let closed = self.log().all_closed();
+        if end != RunEnd::Done && !closed.is_empty() {
+            let text = format!("{} let nobody in until restarted: closed to clients by this run", list(&closed));
+            self.tell(Event::Warning { text });
+        }
         if let Err(Trouble::Store(why)) = self.record_told().await {
             self.tell(Event::Warning { text: format!("what was told could not be recorded: {why}") });
         }

@@ -161,6 +161,7 @@ impl Run {
         let action = Action::Native { verb: CLOSE_FRONTENDS.to_owned(), args: BTreeMap::new() };
         for proxy in connected.keys().filter(closes) {
             self.act_on_clients(step, proxy, &action, "clients were not sent away").await?;
+            self.log().closed(proxy);
         }
         Ok(())
     }

@@ -187,9 +187,10 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// For how long it has been waiting at least; none if it has not said so yet.
-    pub fn waits(&mut self) -> Option<Duration> {
-        self.waiting.try_recv().ok().map(|since| since.elapsed())
+    /// For how long it has been waiting at least; none if it does not say so by the deadline.
+    pub async fn waits(&mut self, deadline: Instant) -> Option<Duration> {
+        let since = tokio::time::timeout_at(deadline, &mut self.waiting).await.ok()?.ok()?;
+        Some(since.elapsed())
     }
 
     /// Sends the input and waits for the end.

@@ -20,7 +20,7 @@ mod ports;
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// A program as the user `postgres`: PostgreSQL refuses to run as root.
-fn as_postgres(program: &str) -> Command {
+pub fn as_postgres(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups", program]);
     command.current_dir("/").stdin(Stdio::null());

@@ -1,6 +1,8 @@
 //! PostgreSQL: a primary and a replica. What is done is the preparation of a promotion, the reversible part that touches most.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use handover::provider::{Outcome, Provider};
 use handover::transport::Transport;
 use tokio::time::Instant;
 
-use crate::servers::{Member, Site, free_port};
+use crate::servers::{Member, Site, as_postgres, free_port};
 use crate::{Subject, common};
 
 pub struct Cluster {
@@ -180,42 +182,84 @@ async fn only_what_we_fenced_is_made_a_primary_again() {
 async fn a_fence_that_waits_for_the_word_changes_nothing_before_it() {
     let pair = Pair::start().await;
     let fence = Action::Fence { successor: pair.b.peer() };
-    let waiting = || {
-        let found =
-            std::process::Command::new("pgrep").args(["-f", &format!("fence {}", pair.a.data.display())]).output();
-        !found.unwrap().stdout.is_empty()
-    };
-    let until = async |wanted: bool| {
-        while waiting() != wanted {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let prepare = async |provider: &dyn Provider| {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        assert_eq!(provider.prepare(&pair.a.target(), &fence, &pair.permit, deadline).await, None);
     };
     // The word never comes: its provider is gone.
     let provider = Postgresql::new(pair.site.secrets(), Arc::new(Transport::new()));
-    provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
-    until(true).await;
+    prepare(&provider).await;
+    let waiting = Waiting::of(&pair.a).await;
     drop(provider);
-    until(false).await;
+    waiting.end().await;
     assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
     pair.a.sql("INSERT INTO ledger (id) VALUES (-9)");
-    // It comes too late: whoever sent it may have gone back meanwhile.
-    assert_eq!(
-        pair.provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await,
-        None
-    );
-    until(true).await;
-    assert!(!pair.apply(&pair.a, &fence, 0.01).await.taken());
-    until(false).await;
+    // It comes too late: whoever sent it has gone back meanwhile.
+    prepare(&*pair.provider).await;
+    let waiting = Waiting::of(&pair.a).await;
+    waiting.signal("-STOP");
+    let outcome = pair.apply(&pair.a, &fence, 0.5).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    waiting.signal("-CONT");
+    waiting.end().await;
     assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
     pair.a.sql("INSERT INTO ledger (id) VALUES (-11)");
+    // Through ssh the script outlives who sent the word; it judges by its own clock.
+    let text = include_str!("../../src/provider/postgresql/host.sh");
+    let data = pair.a.data.display().to_string();
+    let fixed = ["", "/dev/null", "100", "host=nowhere", "a_pg1", "", "", "", "", "0", "0", "0", "0", "0"];
+    let mut script = as_postgres("sh");
+    script.args(["-c", text, "handover", "fence", &data]).args(fixed);
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    script.stdin.take().unwrap().write_all(b"go 0 0 run-1\n").unwrap();
+    let output = script.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.trim()), (Some(3), "it was told to go on too late"));
+    assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
     // It comes.
-    pair.provider.prepare(&pair.a.target(), &fence, &pair.permit, Instant::now() + Duration::from_secs(5)).await;
-    until(true).await;
+    prepare(&*pair.provider).await;
+    let waiting = Waiting::of(&pair.a).await;
     pair.a.sql("INSERT INTO ledger (id) VALUES (-10)");
     let outcome = pair.apply(&pair.a, &fence, 10.0).await;
     let Outcome::Seen(facts) = &outcome else { panic!("{outcome:?}") };
     assert_eq!(facts.member().unwrap().role, Role::Fenced);
-    assert!(marked(&pair.a) && !waiting());
+    assert!(marked(&pair.a));
+    waiting.end().await;
+}
+
+/// The process of a fence that waits for the word.
+struct Waiting(String);
+
+impl Waiting {
+    /// Waits until it waits: it reads from its standard input, and has no child.
+    async fn of(member: &Member) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut search = std::process::Command::new("pgrep");
+            let found = search.args(["-f", &format!("fence {}", member.data.display())]).output().unwrap().stdout;
+            let found = String::from_utf8(found).unwrap();
+            if let [pid] = found.lines().collect::<Vec<_>>().as_slice() {
+                let at = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+                // read(2), by its number on x86-64 or on the others, from file 0.
+                if at.starts_with("0 0x0 ") || at.starts_with("63 0x0 ") {
+                    return Self((*pid).to_owned());
+                }
+            }
+            assert!(Instant::now() < deadline, "no fence waits: {found}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(std::process::Command::new("kill").args([signal, &self.0]).status().unwrap().success());
+    }
+
+    /// Waits until it has ended.
+    async fn end(self) {
+        while std::path::Path::new(&format!("/proc/{}", self.0)).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -502,6 +546,8 @@ async fn a_replica_that_somebody_starts_at_the_same_moment_follows_as_it_was_tol
 async fn a_replica_whose_receiver_hangs_is_seen_by_its_silence() {
     let pair = Pair::start().await;
     let replica = |facts: &MemberFacts| facts.replicas[0].clone();
+    // One that is stopped while it logs in is seen by nobody.
+    pair.a.until("SELECT state FROM pg_stat_replication", "streaming");
     let receiver = pair.b.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'");
     let signal = |signal: &str| {
         assert!(std::process::Command::new("kill").args([signal, &receiver]).status().unwrap().success());

@@ -50,7 +50,7 @@ fn a_facility_is_drained_and_brought_back_and_clients_notice_nothing() {
     // One run at a time.
     let mut run = world.begin(&topology, &drain);
     run.until_begun("gate.soak.10%");
-    world.apply(&topology, &again).code(5).says(&["locked by flow@"]);
+    world.apply(&topology, &again).code(5).says(&["somebody is at work: run", "of flow@", "handover runs follow"]);
     world.handover(&["runs"]).code(0).says(&["In progress: drain west, by flow@"]);
     let followed = world.follow();
     run.end(0);

@@ -217,7 +217,9 @@ impl Client {
             return None;
         }
         // By its own clock it has waited for at least so long: what it is given ends before our deadline.
-        let age = waiting.waits()?.as_millis() / 10;
+        let now = Instant::now();
+        let soon = now + deadline.saturating_duration_since(now) / 4;
+        let age = waiting.waits(soon).await?.as_millis() / 10;
         let (run, senders) = (&arguments.run, arguments.senders.join(" "));
         let word = format!("go {age} {} {run} {senders}\n", limit(deadline));
         Some(state(target, FENCE, waiting.go(word.as_bytes(), deadline).await))

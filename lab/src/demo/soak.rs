@@ -114,6 +114,9 @@ async fn soak(lab: &Lab, args: &Args, handover: &Path, delay_ms: u64) -> Result<
     Ok(Soaked { delay_ms, outcome, drains_s, restores_s })
 }
 
+/// A login by ssh takes about twelve round trips: at 80 ms a second, and clients and servers share the machine's processors.
+const TIMEOUT: &str = "5s";
+
 async fn rounds(
     play: &mut Play<'_>,
     clients: &mut Clients,
@@ -127,10 +130,10 @@ async fn rounds(
         let before = clients.latest()?;
         let (drain, restore) =
             (play.plan_file(&format!("drain-{round}.yaml")), play.plan_file(&format!("restore-{round}.yaml")));
-        play.handover(&["plan", "--drain", &facility, "--out", &drain]).await?;
-        drains_s.push(timed(play.handover(&["apply", &drain, "--auto-approve"])).await?);
-        play.handover(&["plan", "--restore", &facility, "--failback", "--out", &restore]).await?;
-        restores_s.push(timed(play.handover(&["apply", &restore, "--auto-approve"])).await?);
+        play.handover(&["plan", "--drain", &facility, "--timeout", TIMEOUT, "--out", &drain]).await?;
+        drains_s.push(timed(play.handover(&["apply", &drain, "--timeout", TIMEOUT, "--auto-approve"])).await?);
+        play.handover(&["plan", "--restore", &facility, "--failback", "--timeout", TIMEOUT, "--out", &restore]).await?;
+        restores_s.push(timed(play.handover(&["apply", &restore, "--timeout", TIMEOUT, "--auto-approve"])).await?);
         let seen = view::meanwhile(&before, &clients.latest()?);
         println!("round {round} of {rounds}: {seen}");
     }

@@ -74,7 +74,7 @@ impl Found {
                     match &pool.written_route {
                         None => self.fixed(
                             format!("the configuration of {name} cannot be read: its route could not be changed"),
-                            "give it a `host` and the setting `databases`, and see that the host can be reached",
+                            "give it a `host` and the setting `databases`, and see that the host answers within --timeout",
                         ),
                         Some(written) if *written != pool.route => self.fixed(
                             format!("{name} has {written} written as route of {entry}, and {} loaded", pool.route),

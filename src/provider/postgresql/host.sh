@@ -292,7 +292,7 @@ fence | withdraw)
   }
   mark "$verb" || { [ -n "$before" ] || rm -f "$MARK"; refuse "$MARK cannot be written"; }
   if given 1 "$@"; then
-    durable "$MARK" "$D"
+    durable "$MARK" "$D" || { back "$@"; refuse "$MARK cannot be made durable"; }
     run inhibit 1 "$@" || { back "$@"; exit 3; }
     in_time || { back "$@"; refuse "\`inhibit\` has taken all the time"; }
   fi

@@ -173,15 +173,20 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn usual_retry(&mut self) -> Result<(), Failure> {
+    /// Resets a setting that still has the value that we gave it by ALTER SYSTEM.
+    async fn reset(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         let ours = format!(
-            "SELECT count(*) FROM pg_settings WHERE name = 'wal_retrieve_retry_interval' \
-             AND sourcefile LIKE '%/postgresql.auto.conf' AND current_setting(name) = '{QUICK_RETRY}'"
+            "SELECT count(*) FROM pg_settings WHERE name = '{name}' \
+             AND sourcefile LIKE '%/postgresql.auto.conf' AND current_setting(name) = '{value}'"
         );
         if self.ask(&ours).await?.as_deref() == Some("1") {
-            self.act("ALTER SYSTEM RESET wal_retrieve_retry_interval").await?;
+            self.act(&format!("ALTER SYSTEM RESET {name}")).await?;
         }
         Ok(())
+    }
+
+    async fn usual_retry(&mut self) -> Result<(), Failure> {
+        self.reset("wal_retrieve_retry_interval", QUICK_RETRY).await
     }
 
     /// Loads the configuration and waits until this session has taken it over.
@@ -206,14 +211,7 @@ impl Work<'_> {
     }
 
     async fn unbound_slots(&mut self) -> Result<(), Failure> {
-        let ours = format!(
-            "SELECT count(*) FROM pg_settings WHERE name = 'max_slot_wal_keep_size' \
-             AND sourcefile LIKE '%/postgresql.auto.conf' AND current_setting(name) = '{SLOT_BOUND}'"
-        );
-        if self.ask(&ours).await?.as_deref() == Some("1") {
-            self.act("ALTER SYSTEM RESET max_slot_wal_keep_size").await?;
-        }
-        Ok(())
+        self.reset("max_slot_wal_keep_size", SLOT_BOUND).await
     }
 
     /// Sets whom to receive from; of effect on a replica only, at once.

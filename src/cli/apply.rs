@@ -1,27 +1,25 @@
 //! `handover apply`: carries out a saved plan.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use indicatif::ProgressDrawTarget;
+use anyhow::Result;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
 
 use super::args::{self, Format};
-use super::context::{Context, eprint, print, stderr_style, stdout_style};
+use super::conduct::{Telling, conduct, confirmed};
+use super::context::{Context, eprint, print, stderr_style};
 use super::exit::Exit;
+use super::go_on;
 use super::process;
 use super::show::{self, Saved};
-use super::unlock;
+use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::engine::Request;
-use crate::event::Event;
 use crate::journal::{RunId, StoreError};
 use crate::model::text::list;
 use crate::plan::{self, Plan, window};
-use crate::provider::{Clock, SystemClock};
-use crate::report::{self, Detail, Form, Json, Live, Plain, PlanAnswer, Reporter};
+use crate::report::{self, Detail, Form, PlanAnswer};
 use crate::topology::Topology;
 
 /// Checks that the plan is still about the world as it is, asks, and carries it out.
@@ -30,7 +28,8 @@ use crate::topology::Topology;
 /// If the store fails before anything was done.
 pub async fn run(args: args::Apply) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.common.output };
-    let saved = match show::read(&args.plan, voice) {
+    let Some(plan) = &args.plan else { return go_on::resume(args, voice).await };
+    let saved = match show::read(plan, voice) {
         Ok(saved) => saved,
         Err(exit) => return Ok(exit),
     };
@@ -52,12 +51,18 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         return Ok(voice.refuse(&why));
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
-    let may_begin = async || context.store.may_begin(&saved.digest, context.engine.now()).await;
-    let begin = match may_begin().await {
-        Err(StoreError::Locked(lock)) if unlock::freed(&*context.store, &lock).await? => may_begin().await,
-        begin => begin,
-    };
-    if let Err(error) = begin {
+    match unlock::at_work(&*context.store).await? {
+        AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
+        at_work => {
+            if let Some(run) = go_on::unsettled(context).await? {
+                return Ok(voice.refuse(&go_on::settle_first(&run)));
+            }
+            if let AtWork::Dead(lock) = at_work {
+                unlock::free(&*context.store, &lock).await?;
+            }
+        }
+    }
+    if let Err(error) = context.store.may_begin(&saved.digest, context.engine.now()).await {
         return not_begun(error, voice);
     }
     if !args.auto_approve {
@@ -67,8 +72,7 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         }
         let answer = PlanAnswer::Plan { plan: &saved.plan, file: None, digest: &saved.digest };
         eprint(&report::answer(answer, Form::Text(Detail::Full, stderr_style(args.common.output))));
-        if !confirmed()? {
-            eprint("Nothing was done.\n");
+        if !confirmed("Apply this plan?")? {
             return Ok(Exit::Refused);
         }
     }
@@ -81,42 +85,26 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         }
         return Ok(Exit::Refused);
     }
-    let (events, heard) = mpsc::unbounded_channel();
-    let (stop, stopping) = watch::channel(false);
-    let listener = tokio::task::spawn_blocking({
-        let reporter = reporter(args);
-        move || listen(reporter, heard)
+    let (digest, document, run) = (saved.digest, saved.text, run_id(context.engine.now()));
+    let telling = Telling { format: args.format, output: args.common.output };
+    let outcome = conduct(telling, |stop, events| {
+        let request = Request { plan: saved.plan, digest, document, run, holder: process::holder(), stop, events };
+        context.engine.apply(request, Arc::clone(&context.store))
     });
-    let signals = tokio::spawn(stop_on_signal(stop, events.clone()));
-    let request = Request {
-        plan: saved.plan,
-        digest: saved.digest,
-        document: saved.text,
-        run: run_id(context.engine.now()),
-        holder: process::holder(),
-        stop: stopping,
-        events,
-    };
-    let outcome = context.engine.apply(request, Arc::clone(&context.store)).await;
-    signals.abort();
-    let _ = signals.await;
-    listener.await.context("the progress display failed")?;
-    match outcome {
-        Ok(outcome) => {
-            if args.format == Format::Text {
-                print(&report::run(&outcome.report, outcome.end, &outcome.summary, stdout_style(args.common.output)));
-            }
-            Ok(outcome.end.into())
-        }
+    match outcome.await? {
+        Ok(outcome) => Ok(outcome.end.into()),
         Err(error) => not_begun(error, voice),
     }
 }
 
-/// A run that could not begin.
-fn not_begun(error: StoreError, voice: Voice) -> Result<Exit> {
+/// A run that could not begin, or be gone on with.
+///
+/// # Errors
+/// If it is the store that failed.
+pub fn not_begun(error: StoreError, voice: Voice) -> Result<Exit> {
     match error {
         StoreError::Locked(lock) => Ok(unlock::refused(&lock, voice)),
-        StoreError::PlanUsed { .. } => Ok(voice.refuse(&error.to_string())),
+        StoreError::PlanUsed { .. } | StoreError::NoRun { .. } => Ok(voice.refuse(&error.to_string())),
         error => Err(error.into()),
     }
 }
@@ -136,48 +124,6 @@ fn unusable(plan: &Plan, topology: &Topology, now: Timestamp) -> Option<String> 
     let pass =
         |why| format!("{why}; `--override GATE --reason TEXT` passes {}", list(answer.closed.iter().map(|it| it.gate)));
     answer.refusal().map(pass)
-}
-
-fn confirmed() -> Result<bool> {
-    eprint("\nApply this plan? Only `yes` is a yes: ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
-}
-
-fn reporter(args: &args::Apply) -> Box<dyn Reporter> {
-    let style = stderr_style(args.common.output);
-    match args.format {
-        Format::Json => Box::new(Json::new(Box::new(std::io::stdout()))),
-        Format::Text if std::io::stderr().is_terminal() => Box::new(Live::new(ProgressDrawTarget::stderr(), style)),
-        Format::Text => Box::new(Plain::new(Box::new(std::io::stderr()), style)),
-    }
-}
-
-fn listen(mut reporter: Box<dyn Reporter>, mut heard: mpsc::UnboundedReceiver<Event>) {
-    while let Some(event) = heard.blocking_recv() {
-        reporter.event(SystemClock.now(), &event);
-    }
-}
-
-/// The first Ctrl-C or SIGTERM asks the run to stop where that is safe; later ones only say that it does.
-async fn stop_on_signal(stop: watch::Sender<bool>, events: mpsc::UnboundedSender<Event>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        let finishing =
-            "steps that are under way; a database that is being switched over is finished or undone".to_owned();
-        let _ = events.send(Event::StopRequested { finishing });
-        stop.send_replace(true);
-    }
 }
 
 /// Time and some randomness, so that it sorts and is easy to type.

@@ -37,8 +37,10 @@ pub enum Command {
     Plan(Plan),
     /// Print a saved plan again
     Show(Show),
-    /// Carry out a saved plan
+    /// Carry out a saved plan, or go on with a run that died or stopped
     Apply(Apply),
+    /// Take back what a run has done, stage by stage, as long as no new primary has taken over
+    Rollback(Rollback),
     /// List runs, newest first; show, follow or prune them
     Runs(Runs),
     /// Write a report of a run for a review: what happened, what clients felt, timeline, every record
@@ -63,6 +65,7 @@ impl Command {
             Self::Plan(args) => (args.format == PlanFormat::Json, args.common.output),
             Self::Show(args) => (args.format == PlanFormat::Json, args.output),
             Self::Apply(args) => (args.format == Format::Json, args.common.output),
+            Self::Rollback(args) => (args.format == Format::Json, args.common.output),
             Self::Runs(args) => (args.format == Format::Json, args.store.output),
             Self::Report(args) => (false, args.store.output),
             Self::Unlock(args) => (false, args.store.output),
@@ -373,8 +376,12 @@ pub enum PlanFormat {
 #[derive(Debug, Args)]
 pub struct Apply {
     /// The plan file
-    #[arg(value_name = "PLAN")]
-    pub plan: PathBuf,
+    #[arg(value_name = "PLAN", required_unless_present = "resume", conflicts_with = "resume")]
+    pub plan: Option<PathBuf>,
+    /// Go on with a run that died or stopped, to its end: what it left in the middle is first completed or undone, by what its targets
+    /// say. The run's identity, the beginning of it, or the newest
+    #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "last")]
+    pub resume: Option<String>,
     /// Do not ask
     #[arg(long)]
     pub auto_approve: bool,
@@ -385,6 +392,23 @@ pub struct Apply {
     /// Why gates are passed
     #[arg(long, value_name = "TEXT", requires = "overrides")]
     pub reason: Option<String>,
+    /// How the run is told
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// What most commands need.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `handover rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// Which run.
+    #[command(flatten)]
+    pub named: NamedRun,
+    /// Do not ask
+    #[arg(long)]
+    pub auto_approve: bool,
     /// How the run is told
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,

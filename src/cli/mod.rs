@@ -2,9 +2,11 @@
 
 mod apply;
 pub mod args;
+mod conduct;
 mod context;
 mod exit;
 mod files;
+mod go_on;
 mod intent;
 mod lint;
 mod manual;
@@ -57,6 +59,7 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Status(args) => context::block_on(status::run(args)),
         args::Command::Plan(args) => context::block_on(plan::run(args)),
         args::Command::Apply(args) => context::block_on(apply::run(args)),
+        args::Command::Rollback(args) => context::block_on(go_on::rollback(args)),
         args::Command::Runs(args) => context::block_on(runs::run(args)),
         args::Command::Report(args) => context::block_on(report::run(args)),
         args::Command::Unlock(args) => context::block_on(unlock::run(args)),

@@ -94,23 +94,42 @@ fn told(lock: &Lock, now: Timestamp) -> String {
     format!("run {run} of {name} since {:.0} ({since} ago); without a sign of life it is {until}", lock.since)
 }
 
-/// The lock is held. One whose process is certainly gone is given back: true, and the caller may try again.
+/// Who is at work.
+pub enum AtWork {
+    /// Nobody: the lock may be taken.
+    Nobody,
+    /// Nobody: the process that holds the lock is certainly gone.
+    Dead(Lock),
+    /// Somebody, or it cannot be seen that nobody is.
+    Somebody(Lock),
+}
+
+/// Who is at work. A process that certainly lives is, however long it has given no sign of life.
 ///
 /// # Errors
 /// If the store fails.
-pub async fn freed(store: &dyn Store, lock: &Lock) -> Result<bool> {
-    if process::life(&lock.holder) != Life::Gone {
-        return Ok(false);
-    }
-    let freed = store.unlock(lock, &process::holder(), SystemClock.now()).await?;
-    if freed {
+pub async fn at_work(store: &dyn Store) -> Result<AtWork> {
+    let Some(lock) = store.lock().await? else { return Ok(AtWork::Nobody) };
+    Ok(match process::life(&lock.holder) {
+        Life::Gone => AtWork::Dead(lock),
+        Life::Unknown if lock.until <= SystemClock.now() => AtWork::Nobody,
+        Life::Lives | Life::Unknown => AtWork::Somebody(lock),
+    })
+}
+
+/// Gives the lock of a process that is gone back, and says so.
+///
+/// # Errors
+/// If the store fails.
+pub async fn free(store: &dyn Store, lock: &Lock) -> Result<()> {
+    if store.unlock(lock, &process::holder(), SystemClock.now()).await? {
         let run = &lock.run;
         eprint(&format!(
             "note: run {run} of {} has died: its lock is given back. What it has done: handover runs show {run}\n",
             lock.holder.name
         ));
     }
-    Ok(freed)
+    Ok(())
 }
 
 /// Tells that somebody else is at work.

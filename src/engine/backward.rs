@@ -194,7 +194,7 @@ fn waiting(section: &Section<'_>) -> String {
 }
 
 /// How many steps come before each, along the longest way.
-fn depths(steps: &[Step]) -> BTreeMap<&StepId, usize> {
+pub(super) fn depths(steps: &[Step]) -> BTreeMap<&StepId, usize> {
     let mut depths: BTreeMap<&StepId, usize> = BTreeMap::new();
     for step in steps {
         let depth = step.needs.iter().filter_map(|need| depths.get(need)).max().map_or(0, |depth| depth + 1);

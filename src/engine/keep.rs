@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::Instant;
 
 use super::run::Run;
 use crate::event::Event;
-use crate::journal::Record;
+use crate::journal::{Past, Record};
 use crate::model::{
     Action, Backends, Condition, Facts, ForeignName, FromTo, Observed, ProxyFacts, Saved, Scope, ServerSetting, Span,
     TargetId,
@@ -84,6 +85,20 @@ pub(super) fn of(plan: &Plan) -> BTreeMap<TargetId, Mutex<Kept>> {
         _ => None,
     });
     set.collect()
+}
+
+/// What earlier processes of the run have set, as of `now`.
+pub(super) fn remember(kept: &mut BTreeMap<TargetId, Mutex<Kept>>, plan: &Plan, past: &Past, now: Timestamp) {
+    let mut done: Vec<(&Step, Timestamp)> =
+        plan.steps.iter().filter_map(|step| Some((step, past.done.get(&step.id)?.at))).collect();
+    done.sort_by_key(|(_, at)| *at);
+    for (step, at) in done {
+        let Work::Act { target, action } = &step.work else { continue };
+        let Some(kept) = kept.get_mut(target) else { continue };
+        let ago = Duration::try_from(now.duration_since(at)).unwrap_or_default();
+        let at = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
+        kept.get_mut().set_at(&step.id, action, at);
+    }
 }
 
 /// Looks after the proxies until the run has ended or is in trouble.

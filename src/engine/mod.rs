@@ -8,8 +8,11 @@ mod gates;
 mod keep;
 mod observe;
 mod report;
+mod resume;
+mod rollback;
 mod run;
 mod section;
+mod settle;
 mod step;
 mod undo;
 mod waits;
@@ -23,6 +26,7 @@ use crate::plan::{Plan, Refusal, Undo, Work};
 use crate::provider::{Clock, Registry};
 use crate::topology::Topology;
 
+pub use resume::GoOn;
 pub use run::{Request, RunOutcome};
 
 /// Questions that may be work at the same time: more would only wait for this machine's processors, at the cost of their deadlines.

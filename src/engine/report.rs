@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::event::{DatabaseReport, Failure, Residual, RunReport, StageReport, StepOutcome, StepReport, WaitCause};
-use crate::journal::{Hold, HoldKind, RunId};
+use crate::journal::{Hold, HoldKind, Past, RunId};
 use crate::model::{DatabaseName, TargetId};
 use crate::plan::{Plan, Step, StepId};
 
@@ -123,6 +123,36 @@ impl Log {
         index.map_or(StepOutcome::NotBegun, |step| step.outcome)
     }
 
+    /// Steps that were done and not taken back.
+    pub(super) fn all_done(&self) -> BTreeSet<StepId> {
+        self.steps.iter().filter(|step| step.outcome == StepOutcome::Done).map(|step| step.step.clone()).collect()
+    }
+
+    /// What was recorded before this process went on with the run.
+    pub(super) fn remember(&mut self, past: &Past) {
+        for (id, done) in &past.done {
+            if let Some(report) = self.step(id) {
+                report.outcome = StepOutcome::Done;
+                (report.began, report.took) = (done.began, done.ended.saturating_sub(done.began));
+            }
+        }
+        for stall in &past.stalls {
+            let waited = stall.to.saturating_sub(stall.from);
+            self.stalled(&stall.database, &stall.primary, waited, Some(stall.from));
+        }
+        self.acted = past.acted;
+        self.half_done.extend(past.begun.iter().cloned());
+        past.told.iter().for_each(|text| self.warned(text));
+        self.recorded = self.warnings.len();
+    }
+
+    /// A step that was done has to be done again.
+    pub(super) fn forget(&mut self, id: &StepId) {
+        if let Some(report) = self.step(id) {
+            report.outcome = StepOutcome::NotBegun;
+        }
+    }
+
     /// Something was sent to a target: the run can no longer say that nothing was touched.
     pub(super) fn touched(&mut self) {
         self.acted = true;
@@ -135,6 +165,11 @@ impl Log {
     /// A step failed, and something of it may be there.
     pub(super) fn half_done(&mut self, id: &StepId) {
         self.half_done.insert(id.clone());
+    }
+
+    /// Nothing of it is there any more.
+    pub(super) fn whole_again(&mut self, id: &StepId) {
+        self.half_done.remove(id);
     }
 
     /// True if a step failed and something of it may be there.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::report::Log;
 use super::{Engine, keep};
 use crate::event::{Event, Failure, RunReport, StepOutcome, ways_on};
-use crate::journal::{Hold, HoldKind, Holder, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
+use crate::journal::{Hold, HoldKind, Holder, How, Journal, Moment, Record, RunEnd, RunId, Store, StoreError};
 use crate::model::text::list;
 use crate::model::{Action, TargetId};
 use crate::plan::{Plan, Step, StepId, Work, window};
@@ -60,6 +60,8 @@ pub(super) enum Trouble {
     Stuck(StepId, String),
     /// The store failed or the lock was lost: nothing more may be done.
     Store(String),
+    /// Nothing is wrong: everything was taken back, as it was asked for.
+    RolledBack,
 }
 
 /// How often the lease is renewed.
@@ -70,7 +72,11 @@ pub(super) struct Run {
     pub(super) engine: Engine,
     pub(super) plan: Plan,
     pub(super) journal: Journal,
-    pub(super) began: Instant,
+    began: Instant,
+    /// How long the run had lasted when this process went on with it.
+    before: Duration,
+    /// What this process goes on with it for; none if it began it.
+    how: Option<How>,
     pub(super) stop: watch::Receiver<bool>,
     /// True once something is in trouble: waits end, nothing new is begun.
     pub(super) halt: watch::Sender<bool>,
@@ -87,6 +93,11 @@ impl Run {
             self.log().warned(text);
         }
         let _ = self.events.send(event);
+    }
+
+    /// How long the run has lasted, across the processes that carried it out.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.before + self.began.elapsed()
     }
 
     /// True once the operator asked the run to stop.
@@ -153,17 +164,9 @@ impl Engine {
         let now = move || Moment { at: clock.now(), elapsed: began.elapsed() };
         let journal = Journal::begin(store, run.clone(), &holder, first, now).await?;
         let log = Log::new(&plan, &run, holds);
-        let run = Arc::new(Run {
-            engine: self.clone(),
-            kept: keep::of(&plan),
-            plan,
-            journal,
-            began,
-            stop,
-            halt: watch::Sender::new(false),
-            log: Mutex::new(log),
-            events,
-        });
+        let kept = keep::of(&plan);
+        let parts = Parts { plan, journal, began, before: Duration::ZERO, how: None, stop, log, kept, events };
+        let run = Arc::new(self.run(parts));
         run.tell(Event::RunStarted {
             run: run.journal.run().clone(),
             plan: run.plan.id.clone(),
@@ -172,16 +175,27 @@ impl Engine {
             steps: run.plan.steps.len(),
             expected: run.plan.expected.0,
         });
-        let heart = tokio::spawn(heartbeat(Arc::clone(&run)));
-        let (ending, ended) = watch::channel(false);
-        let keeper = tokio::spawn(keep::watch(Arc::clone(&run), ended));
-        let trouble = run.carry_out().await;
-        // It is not cut off in the middle of setting a proxy again.
-        ending.send_replace(true);
-        let _ = keeper.await;
-        heart.abort();
-        Ok(run.conclude(trouble).await)
+        Ok(run.last(async |run: &Arc<Run>| run.carry_out(None).await).await)
     }
+
+    pub(super) fn run(&self, parts: Parts) -> Run {
+        let Parts { plan, journal, began, before, how, stop, log, kept, events } = parts;
+        let (halt, log) = (watch::Sender::new(false), Mutex::new(log));
+        Run { engine: self.clone(), kept, plan, journal, began, before, how, stop, halt, log, events }
+    }
+}
+
+/// What a run is made of.
+pub(super) struct Parts {
+    pub(super) plan: Plan,
+    pub(super) journal: Journal,
+    pub(super) began: Instant,
+    pub(super) before: Duration,
+    pub(super) how: Option<How>,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) log: Log,
+    pub(super) kept: BTreeMap<TargetId, tokio::sync::Mutex<keep::Kept>>,
+    pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
 fn holds(plan: &Plan, run: &RunId, operator: &str, since: jiff::Timestamp) -> Vec<Hold> {
@@ -210,13 +224,28 @@ async fn heartbeat(run: Arc<Run>) {
 }
 
 impl Run {
+    /// Does the work with the lease kept and the proxies looked after, and ends the run.
+    pub(super) async fn last(self: &Arc<Self>, work: impl AsyncFnOnce(&Arc<Self>) -> Option<Trouble>) -> RunOutcome {
+        let heart = tokio::spawn(heartbeat(Arc::clone(self)));
+        let (ending, ended) = watch::channel(false);
+        let keeper = tokio::spawn(keep::watch(Arc::clone(self), ended));
+        let trouble = work(self).await;
+        // It is not cut off in the middle of setting a proxy again.
+        ending.send_replace(true);
+        let _ = keeper.await;
+        heart.abort();
+        self.conclude(trouble).await
+    }
+
     /// Starts every unit once what it needs is done, until all are done or one is in trouble; then waits for those that run, and
     /// completes the switchovers that have passed their point of no return: nothing else would bring their redundancy back.
-    async fn carry_out(self: &Arc<Self>) -> Option<Trouble> {
+    ///
+    /// What was done before is not done again. A run that is in trouble from the beginning only completes.
+    pub(super) async fn carry_out(self: &Arc<Self>, mut trouble: Option<Trouble>) -> Option<Trouble> {
+        let mut done = self.log().all_done();
         let mut waiting = units(&self.plan);
-        let mut done: BTreeSet<StepId> = BTreeSet::new();
+        waiting.retain(|unit| !unit.steps.iter().all(|step| done.contains(&step.id)));
         let mut running = JoinSet::new();
-        let mut trouble: Option<Trouble> = None;
         let mut begun: BTreeSet<usize> = BTreeSet::new();
         loop {
             if trouble.is_none() && self.stopping() && !waiting.is_empty() {
@@ -318,6 +347,11 @@ impl Run {
         };
         let (end, summary, failed) = match trouble {
             None => (RunEnd::Done, format!("{}: done", self.plan.intent.title()), None),
+            Some(Trouble::RolledBack) => (RunEnd::Undone, format!("{}: rolled back", self.plan.intent.title()), None),
+            Some(Trouble::Stopped) if self.how == Some(How::Settle) => {
+                let why = "its process died; what was done stays, and nobody is left waiting".to_owned();
+                (RunEnd::Stopped, why, None)
+            }
             Some(Trouble::Stopped) => {
                 let next = self.plan.steps.iter().find(|step| self.log().outcome(&step.id) != StepOutcome::Done);
                 let next = next.map(|step| (step.id.clone(), "the operator asked the run to stop".to_owned()));
@@ -355,7 +389,7 @@ impl Run {
             self.tell(Event::Warning { text: format!("the end of the run could not be recorded: {why}") });
         }
         let failure = failed.map(|(step, why)| self.failure(step, why, end));
-        let report = self.log().report(self.began.elapsed(), released, failure);
+        let report = self.log().report(self.elapsed(), released, failure);
         self.tell(Event::RunEnded { end, summary: summary.clone(), report: Box::new(report.clone()) });
         RunOutcome { end, summary, report }
     }
@@ -383,7 +417,7 @@ impl Run {
     }
 
     /// Jobs that rest only while their databases move run again when the run stops before it would have started them.
-    async fn resume_jobs(self: &Arc<Self>) -> Result<(), Trouble> {
+    pub(super) async fn resume_jobs(self: &Arc<Self>) -> Result<(), Trouble> {
         let steps = |wanted: &Action, outcome: StepOutcome| -> BTreeMap<TargetId, Step> {
             let of = self.plan.steps.iter().filter_map(|step| match &step.work {
                 Work::Act { target, action } if action == wanted => Some((target.clone(), step.clone())),
@@ -405,7 +439,7 @@ impl Run {
 /// The graver of two troubles decides how the run ends.
 pub(super) fn worse(old: Option<Trouble>, new: Trouble) -> Trouble {
     let rank = |trouble: &Trouble| match trouble {
-        Trouble::Stopped => 0,
+        Trouble::RolledBack | Trouble::Stopped => 0,
         Trouble::Held(..) => 1,
         Trouble::Failed(..) => 2,
         Trouble::Retreat(..) => 3,

@@ -15,7 +15,7 @@ use super::step::{Acted, NotDone};
 use crate::event::Event;
 use crate::journal::{Permit, Record};
 use crate::model::{Action, Condition, DatabaseName, Facts, Position, Role, TargetId};
-use crate::plan::{Step, StepId, Work};
+use crate::plan::{Assumption, Step, StepId, Work};
 use crate::provider::Outcome;
 
 /// How often a section is tried whose clients could not be held back in time.
@@ -42,7 +42,7 @@ pub(super) struct Section<'a> {
     /// When it is given up, unless the point of no return was passed before: half of the longest stall is left for the undo.
     give_up: Option<Instant>,
     /// The final position of a fenced primary, once verified.
-    fenced_at: Option<Position>,
+    pub(super) fenced_at: Option<Position>,
     /// Steps that were begun, with the time of their beginning and end.
     pub(super) phases: BTreeMap<StepId, (Duration, Option<Duration>)>,
     /// Steps for which something was done ahead of their turn: it is taken back with them.
@@ -86,15 +86,30 @@ impl Run {
             }
             return Err(ended(Trouble::Failed(first, why)));
         }
-        let record = Record::SectionStarted {
-            section: name.clone(),
-            steps: steps.iter().map(|step| step.id.clone()).collect(),
-            assumed: steps.iter().flat_map(|step| step.before.iter().cloned()).collect(),
-        };
-        let permit = self.permit(steps, record).await.map_err(ended)?;
+        let assumed = steps.iter().flat_map(|step| step.before.iter().cloned()).collect();
+        let mut section = self.open_section(steps, assumed).await.map_err(ended)?;
         let database = fenced(steps).and_then(TargetId::scope).map(DatabaseName::from);
         let moved = self.plan.primaries.iter().find(|moved| Some(&moved.database) == database.as_ref());
-        let mut section = Section {
+        let prepared = self.prepare(&mut section).await;
+        // Nobody waits before this.
+        section.give_up = moved.map(|moved| Instant::now() + moved.max_stall.0 / 2);
+        let forward = match prepared {
+            Ok(()) => self.forward(&mut section, BTreeSet::new()).await,
+            Err(failed) => Err(failed),
+        };
+        self.close_section(&mut section, forward).await
+    }
+
+    /// Records that the steps begin as one, and gives leave for all of them and their undo.
+    pub(super) async fn open_section<'a>(
+        &self,
+        steps: &'a [Step],
+        assumed: Vec<Assumption>,
+    ) -> Result<Section<'a>, Trouble> {
+        let section = steps.first().and_then(|step| step.section.clone()).unwrap_or_default();
+        let ids = steps.iter().map(|step| step.id.clone()).collect();
+        let permit = self.permit(steps, Record::SectionStarted { section, steps: ids, assumed }).await?;
+        Ok(Section {
             steps,
             permit: Arc::new(permit),
             give_up: None,
@@ -104,22 +119,30 @@ impl Run {
             untouched: BTreeSet::new(),
             committed: false,
             stall: None,
-        };
-        let prepared = self.prepare(&mut section).await;
-        // Nobody waits before this.
-        section.give_up = moved.map(|moved| Instant::now() + moved.max_stall.0 / 2);
-        let forward = match prepared {
-            Ok(()) => self.forward(&mut section).await,
-            Err(failed) => Err(failed),
-        };
+        })
+    }
+
+    /// Undoes what did not succeed, and records how the section ended.
+    pub(super) async fn close_section(
+        self: &Arc<Self>,
+        section: &mut Section<'_>,
+        forward: Result<(), (StepId, NotDone)>,
+    ) -> Result<(), Ended> {
+        let ended = |trouble| Ended { trouble, again: false };
         let result = match forward {
             Ok(()) => {
-                self.writes_resumed(&mut section);
+                self.writes_resumed(section);
                 Ok(())
             }
-            Err((step, failure)) => Err(self.backward(&mut section, step, failure).await),
+            Err((step, failure)) => Err(self.backward(section, step, failure).await),
         };
-        match (result, self.record_phases(&section).await) {
+        let whole = match &result {
+            Ok(()) => Some(true),
+            Err(Ended { trouble: Trouble::Failed(..), .. }) => Some(false),
+            // What of it is there nobody knows: it stays open.
+            Err(_) => None,
+        };
+        match (result, self.record_section(section, whole).await) {
             (Ok(()), Ok(())) => Ok(()),
             (Ok(()), Err(lost)) => Err(ended(lost)),
             (Err(ended), Ok(())) => Err(ended),
@@ -175,11 +198,14 @@ impl Run {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Every step as soon as those before it are done.
-    async fn forward(&self, section: &mut Section<'_>) -> Result<(), (StepId, NotDone)> {
+    /// Every step that is not `done` as soon as those before it are.
+    pub(super) async fn forward(
+        &self,
+        section: &mut Section<'_>,
+        mut done: BTreeSet<StepId>,
+    ) -> Result<(), (StepId, NotDone)> {
         let ids: BTreeSet<&StepId> = section.steps.iter().map(|step| &step.id).collect();
-        let mut done: BTreeSet<StepId> = BTreeSet::new();
-        let mut waiting: Vec<&Step> = section.steps.iter().collect();
+        let mut waiting: Vec<&Step> = section.steps.iter().filter(|step| !done.contains(&step.id)).collect();
         let mut failure: Option<(StepId, NotDone)> = None;
         let mut running = FuturesUnordered::new();
         loop {
@@ -217,7 +243,7 @@ impl Run {
                         section.fenced_at = Some(position);
                     }
                     if let Some(phase) = section.phases.get_mut(&step.id) {
-                        phase.1 = Some(self.began.elapsed());
+                        phase.1 = Some(self.elapsed());
                     }
                     self.done(&step, took, "verified".to_owned());
                     done.insert(step.id);
@@ -255,7 +281,7 @@ impl Run {
             section.committed = true;
         }
         self.begin(step);
-        section.phases.insert(step.id.clone(), (self.began.elapsed(), None));
+        section.phases.insert(step.id.clone(), (self.elapsed(), None));
         Ok(())
     }
 
@@ -287,7 +313,7 @@ impl Run {
         let resumed = begun(|action| matches!(action, Action::Redirect { .. })).filter_map(|phase| phase.1).max();
         let fence = begun(|action| matches!(action, Action::Fence { .. })).map(|phase| phase.0).min();
         let (Some(primary), Some(paused)) = (primary, paused) else { return };
-        let resumed = resumed.unwrap_or_else(|| self.began.elapsed());
+        let resumed = resumed.unwrap_or_else(|| self.elapsed());
         let stall = resumed.saturating_sub(paused);
         let database = DatabaseName::from(primary.scope().unwrap_or_default());
         self.log().stalled(&database, primary, stall, fence);
@@ -297,17 +323,20 @@ impl Run {
         self.tell(Event::WritesResumed { database, primary: primary.clone(), write_stall: stall });
     }
 
-    async fn record_phases(&self, section: &Section<'_>) -> Result<(), Trouble> {
+    /// Records what the section did, and whether it was done or undone, where that is known.
+    pub(super) async fn record_section(&self, section: &Section<'_>, whole: Option<bool>) -> Result<(), Trouble> {
         for step in section.steps {
             let Some((from, to)) = section.phases.get(&step.id) else { continue };
             let outcome = format!("{:?}", self.log().outcome(&step.id)).to_lowercase();
-            let to_ms = millis(to.unwrap_or_else(|| self.began.elapsed()));
+            let to_ms = millis(to.unwrap_or_else(|| self.elapsed()));
             self.record(Record::Phase { step: step.id.clone(), from_ms: millis(*from), to_ms, outcome }).await?;
         }
-        match &section.stall {
-            Some(stall) => self.record(stall.clone()).await,
-            None => Ok(()),
+        if let Some(stall) = &section.stall {
+            self.record(stall.clone()).await?;
         }
+        let Some(done) = whole else { return Ok(()) };
+        let section = section.steps.first().and_then(|step| step.section.clone()).unwrap_or_default();
+        self.record(Record::SectionEnded { section, done }).await
     }
 }
 
@@ -359,6 +388,6 @@ pub(super) fn fenced(steps: &[Step]) -> Option<&TargetId> {
     steps.iter().find(|step| matches!(&step.work, Work::Act { action: Action::Fence { .. }, .. })).and_then(acts_on)
 }
 
-fn fenced_at(facts: &[Facts]) -> Option<Position> {
+pub(super) fn fenced_at(facts: &[Facts]) -> Option<Position> {
     facts.iter().filter_map(Facts::member).find(|member| member.role == Role::Fenced).map(|member| member.position)
 }

@@ -10,7 +10,7 @@ use super::run::{Run, Trouble};
 use crate::event::{Event, StepOutcome, WaitCause};
 use crate::journal::{Permit, Record, StoreError};
 use crate::model::{Action, Condition, Facts, TargetId, Unreachable};
-use crate::plan::{Assumption, Step, Work};
+use crate::plan::{Assumption, Step, Undo, Work};
 use crate::provider::Outcome;
 
 /// How much longer than its deadline a provider may take before it is given up: it should have ended by itself.
@@ -55,7 +55,7 @@ impl Run {
             }
             Err(trouble) => {
                 let (why, unknown) = match &trouble {
-                    Trouble::Stopped => ("it stopped with the run".to_owned(), false),
+                    Trouble::Stopped | Trouble::RolledBack => ("it stopped with the run".to_owned(), false),
                     Trouble::Held(_, why) | Trouble::Retreat(_, why) | Trouble::Failed(_, why) => (why.clone(), false),
                     Trouble::Stuck(_, why) | Trouble::Store(why) => (why.clone(), true),
                 };
@@ -80,15 +80,21 @@ impl Run {
         }
         if let Err(why) = ready {
             // What a step should do may have been done already: by an earlier run, or by hand.
-            return match self.check_after(&step.after, Instant::now() + self.engine.timeout).await {
+            match self.check_after(&step.after, Instant::now() + self.engine.timeout).await {
                 Ok(_) if !step.after.is_empty() => {
                     if let Some(kept) = &mut kept {
                         kept.set(&step.id, action);
                     }
-                    Ok("was so already".to_owned())
+                    return Ok("was so already".to_owned());
                 }
-                _ => Err(failed(why)),
-            };
+                // An earlier process of this run was killed in the middle of it.
+                _ if self.log().is_half_done(&step.id) => {
+                    drop(kept.take());
+                    self.start_again(step).await.map_err(failed)?;
+                    kept = self.keep(target, action).await;
+                }
+                _ => return Err(failed(why)),
+            }
         }
         let intended = Some(action.clone());
         let record = Record::StepStarted { step: step.id.clone(), assumed: step.before.clone(), intended };
@@ -128,6 +134,16 @@ impl Run {
                 Err(failed(format!("{why}; it is not known whether it acted")))
             }
         }
+    }
+
+    /// Brings a step that was begun and not ended back to where it begins: taken back where that is possible. Where it is not, the step
+    /// is carried out from where it is, since every action can be repeated.
+    async fn start_again(&self, step: &Step) -> Result<(), String> {
+        if !matches!(step.undo, Undo::Act { .. }) {
+            return Ok(());
+        }
+        self.take_back(step).await?;
+        self.check_before(std::slice::from_ref(step)).await
     }
 
     /// Leave to act, after the intent is durable.
@@ -271,7 +287,7 @@ impl Run {
 
     /// Tells that a step begins.
     pub(super) fn begin(&self, step: &Step) {
-        let opened = self.log().begin(step, self.began.elapsed());
+        let opened = self.log().begin(step, self.elapsed());
         if opened && let Some(stage) = self.plan.stages.get(step.stage) {
             let steps = self.plan.steps.iter().filter(|other| other.stage == step.stage).count();
             self.tell(Event::StageStarted { stage: step.stage, title: stage.title.clone(), steps });
@@ -306,7 +322,7 @@ impl Run {
         let redundant = |assumption: &Assumption| matches!(assumption.condition, Condition::Redundant { .. });
         let Some(assumption) = step.after.iter().find(|assumption| redundant(assumption)) else { return };
         let database = assumption.target.scope().unwrap_or_default().into();
-        if let Some(without) = self.log().redundant(&database, self.began.elapsed()) {
+        if let Some(without) = self.log().redundant(&database, self.elapsed()) {
             self.tell(Event::RedundancyRestored { database, without });
         }
     }

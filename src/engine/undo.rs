@@ -73,6 +73,7 @@ impl Run {
         match &result {
             Ok(()) => {
                 self.log().undone(&id, StepOutcome::Undone);
+                self.log().whole_again(&id);
                 self.tell(Event::UndoDone { step: id, title, took });
             }
             Err(why) => {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{RunEnd, RunId};
+use crate::journal::{How, RunEnd, RunId};
 use crate::model::{DatabaseName, TargetId};
 use crate::plan::StepId;
 
@@ -63,6 +63,23 @@ pub enum Event {
         /// How long it should take.
         #[serde(rename = "expected_ms", with = "millis")]
         expected: Duration,
+    },
+    /// A run is gone on with that died or stopped: its lock is taken, the record that says so is durable.
+    RunResumed {
+        /// The run.
+        run: RunId,
+        /// The plan's identity.
+        plan: String,
+        /// What the plan is for: "drain west".
+        title: String,
+        /// `resume`, `rollback` or `settle`.
+        how: How,
+        /// Number of stages.
+        stages: usize,
+        /// Number of steps.
+        steps: usize,
+        /// How many of them were done.
+        done: usize,
     },
     /// The first step of a stage is about to begin.
     StageStarted {

@@ -3,12 +3,14 @@
 //! May use `model` and `plan`. Must not know how records are stored: that is behind [`Store`].
 
 mod lock;
+mod past;
 mod prune;
 mod record;
 
 pub use lock::{Here, Holder, Life, Lock, Process};
+pub use past::{Done, Open, Past, Stall};
 pub use prune::{Pruned, Pruning};
-pub use record::{Entry, Hold, Record, RunEnd, RunId, RunSummary};
+pub use record::{Entry, Hold, How, Record, RunEnd, RunId, RunSummary};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,6 +44,12 @@ pub enum StoreError {
         /// The run that held it.
         run: RunId,
     },
+    /// Its records are not there.
+    #[error("there is no run {run}, or its records were pruned")]
+    NoRun {
+        /// The run.
+        run: RunId,
+    },
     /// The plan was applied before.
     #[error("this plan was used by run {run} already: a plan is applied once; make a new one with `handover plan`")]
     PlanUsed {
@@ -68,6 +76,22 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Locked`] while another run holds a lease that has not expired; [`StoreError::PlanUsed`] if a run with the same
     /// plan digest exists.
     async fn begin(&self, run: &RunId, holder: &Holder, entry: &Entry) -> Result<Lease, StoreError>;
+
+    /// Takes the lock for a run that died or stopped and makes its next record, which says so, durably, in one transaction; the record's
+    /// holds are made with it. `dead` is the lock of a holder that is known to be dead: it is taken over though its lease is good.
+    /// Returns the record's number.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while somebody else holds a lease that has not expired; [`StoreError::NoRun`] if there is no such run, or
+    /// its records were pruned.
+    async fn resume(
+        &self,
+        run: &RunId,
+        holder: &Holder,
+        dead: Option<&Lock>,
+        now: Moment,
+        record: &Record,
+    ) -> Result<(Lease, u64), StoreError>;
 
     /// Who holds the lock, expired or not.
     ///
@@ -203,8 +227,25 @@ impl Journal {
         first: Record,
         now: impl Fn() -> Moment + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
-        let lease = store.begin(&run, holder, &entry(0, now(), first)).await?;
+        let lease = store.begin(&run, holder, &Entry::new(0, now(), first)).await?;
         Ok(Self { store, lease, sequence: Mutex::new(1), now: Box::new(now) })
+    }
+
+    /// Goes on with a run: takes the lock, over from a `dead` holder where there is one, makes the next record, and returns all of them.
+    ///
+    /// # Errors
+    /// As [`Store::resume`].
+    pub async fn resume(
+        store: Arc<dyn Store>,
+        run: &RunId,
+        holder: &Holder,
+        dead: Option<&Lock>,
+        record: Record,
+        now: impl Fn() -> Moment + Send + Sync + 'static,
+    ) -> Result<(Self, Vec<Entry>), StoreError> {
+        let (lease, sequence) = store.resume(run, holder, dead, now(), &record).await?;
+        let entries = store.records(run).await?;
+        Ok((Self { store, lease, sequence: Mutex::new(sequence + 1), now: Box::new(now) }, entries))
     }
 
     /// The run.
@@ -227,7 +268,7 @@ impl Journal {
     /// As [`Store::append`].
     pub async fn record(&self, record: Record) -> Result<(), StoreError> {
         let mut sequence = self.sequence.lock().await;
-        let entry = entry(*sequence, (self.now)(), record);
+        let entry = Entry::new(*sequence, (self.now)(), record);
         *sequence += 1;
         self.store.append(&self.lease, &entry).await
     }
@@ -246,13 +287,8 @@ impl Journal {
     /// As [`Store::end`].
     pub async fn end(&self, record: Record) -> Result<(), StoreError> {
         let mut sequence = self.sequence.lock().await;
-        let entry = entry(*sequence, (self.now)(), record);
+        let entry = Entry::new(*sequence, (self.now)(), record);
         *sequence += 1;
         self.store.end(&self.lease, &entry).await
     }
-}
-
-fn entry(sequence: u64, now: Moment, record: Record) -> Entry {
-    let elapsed_ms = u64::try_from(now.elapsed.as_millis()).unwrap_or(u64::MAX);
-    Entry { sequence, at: now.at, elapsed_ms, record }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Moment;
 use crate::model::{Action, DatabaseName, TargetId};
 use crate::plan::{Assumption, HoldKind, Overrides, StepId};
 
@@ -57,6 +58,14 @@ pub struct Entry {
     pub record: Record,
 }
 
+impl Entry {
+    /// A record at a moment.
+    pub fn new(sequence: u64, now: Moment, record: Record) -> Self {
+        let elapsed_ms = u64::try_from(now.elapsed.as_millis()).unwrap_or(u64::MAX);
+        Self { sequence, at: now.at, elapsed_ms, record }
+    }
+}
+
 /// What happened in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
@@ -98,6 +107,13 @@ pub enum Record {
         steps: Vec<StepId>,
         /// What was checked right before.
         assumed: Vec<Assumption>,
+    },
+    /// A section has ended: all of it was done, or nothing of it remains. One without this record is open: what its targets are decides.
+    SectionEnded {
+        /// The section.
+        section: String,
+        /// True if all of it was done; false if it was taken back.
+        done: bool,
     },
     /// A step of a section began or ended; recorded after the fact where the section must not wait for the store.
     Phase {
@@ -182,6 +198,19 @@ pub enum Record {
         /// `user@host pid N`.
         by: String,
     },
+    /// Somebody goes on with a run that died or stopped; its records follow with the next token.
+    RunResumed {
+        /// `user@host pid N`.
+        operator: String,
+        /// What for.
+        how: How,
+        /// Holds that it makes again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        holds: Vec<Hold>,
+        /// Gates that are passed from here on, beside those of the first record.
+        #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+        overrides: Overrides,
+    },
     /// The run ended.
     RunEnded {
         /// How.
@@ -191,6 +220,19 @@ pub enum Record {
         /// Holds that end with it.
         released: Vec<HoldKind>,
     },
+}
+
+/// What somebody goes on with a run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// To its end.
+    Resume,
+    /// Back to the state before it.
+    Rollback,
+    /// To free clients that its dead process left waiting: open sections are ended, and what has passed its point of no return is
+    /// completed. The guard does so.
+    Settle,
 }
 
 /// How a run ended.

@@ -17,6 +17,7 @@ mod order;
 pub mod overrides;
 mod power;
 pub mod preflight;
+mod progress;
 mod stale;
 mod step;
 mod switchover;
@@ -26,7 +27,7 @@ pub mod weights;
 pub mod window;
 
 pub use desired::{Desired, Refusal, possible, scopes};
-pub use document::{Plan, PrimaryMove, TopologyRef};
+pub use document::{DocumentError, Plan, PrimaryMove, TopologyRef};
 pub use intent::{Depth, HoldKind, Intent, LetGo, Shares};
 pub use live::backend_of;
 pub use make::{Planned, drift, make};

@@ -4,6 +4,7 @@
 
 mod describe;
 pub mod diagnostic;
+mod going_on;
 pub mod json;
 mod layout;
 mod plan;
@@ -15,6 +16,7 @@ mod sample;
 mod status;
 mod text;
 
+pub use going_on::going_on;
 pub use plan::{Detail, Form, PlanAnswer, answer, stale};
 pub use progress::{Json, Live, Plain, Reporter};
 pub use run::run;

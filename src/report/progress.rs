@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::text::{Style, Text, Tone, count, duration};
 use crate::event::{Event, Verdict};
+use crate::journal::How;
 use crate::plan::StepId;
 
 /// How often a step that waits is heard of where every line stays.
@@ -174,8 +175,11 @@ impl Reporter for Live {
                 }
                 return;
             }
-            Event::RunStarted { steps, .. } => {
-                let bar = ProgressBar::new(*steps as u64).with_style(overall());
+            Event::RunStarted { steps, .. } | Event::RunResumed { steps, .. } => {
+                if let Event::RunResumed { done, how: How::Resume, .. } = event {
+                    self.done = *done as u64;
+                }
+                let bar = ProgressBar::new(*steps as u64).with_style(overall()).with_position(self.done);
                 let bar = self.bars.add(bar);
                 bar.enable_steady_tick(Duration::from_millis(500));
                 self.stage = Some(bar);
@@ -273,6 +277,14 @@ fn line(event: &Event) -> Option<Line> {
             let (steps, stages) = (count(*steps, "step"), count(*stages, "stage"));
             let rest = format!(": run {run}, {steps} in {stages}, about {}", duration(*expected));
             Line::outer(0, Text::of(Tone::Strong, title.as_str()).and(rest))
+        }
+        Event::RunResumed { run, title, how, steps, done, .. } => {
+            let what = match how {
+                How::Resume => format!("goes on with run {run}, {done} of {} done", count(*steps, "step")),
+                How::Rollback => format!("run {run} is rolled back, {} of {steps} done", count(*done, "step")),
+                How::Settle => format!("run {run} has lost its process: nobody is left waiting"),
+            };
+            Line::outer(0, Text::of(Tone::Strong, title.as_str()).and(format!(": {what}")))
         }
         Event::StageStarted { stage, title, .. } => {
             Line::outer(2, Text::of(Tone::Strong, format!("Stage {}: {title}", stage + 1)))

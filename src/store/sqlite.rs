@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::journal::{Entry, Hold, Holder, Lease, Lock, Record, RunEnd, RunId, RunSummary, Store, StoreError};
+use crate::journal::{Entry, Hold, Holder, Lease, Lock, Moment, Record, RunEnd, RunId, RunSummary, Store, StoreError};
 
 /// How long a lease lasts after its last renewal or append.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -192,7 +192,7 @@ impl Store for SqliteStore {
             let Record::RunStarted { plan, plan_digest, operator, holds, title, .. } = &entry.record else {
                 return Err(Cause::Order.into());
             };
-            let token = take_lock(transaction, topology, &run, &holder, entry.at)?;
+            let token = take_lock(transaction, topology, &run, &holder, None, entry.at)?;
             not_used(transaction, topology, plan_digest)?;
             transaction.execute(
                 "INSERT INTO runs (run, topology, plan, plan_digest, operator, started, title)
@@ -200,18 +200,34 @@ impl Store for SqliteStore {
                 params![run.0, topology, plan, plan_digest, operator, entry.at.to_string(), title],
             )?;
             insert(transaction, &run, &entry)?;
-            for hold in holds {
-                transaction.execute(
-                    "INSERT OR REPLACE INTO holds (topology, subject, kind, hold) VALUES (?1, ?2, ?3, ?4)",
-                    params![
-                        topology,
-                        hold.kind.subject(),
-                        serde_json::to_string(&hold.kind)?,
-                        serde_json::to_string(hold)?
-                    ],
-                )?;
-            }
+            make_holds(transaction, topology, holds)?;
             Ok(Lease { run, token })
+        })
+        .await
+    }
+
+    async fn resume(
+        &self,
+        run: &RunId,
+        holder: &Holder,
+        dead: Option<&Lock>,
+        now: Moment,
+        record: &Record,
+    ) -> Result<(Lease, u64), StoreError> {
+        let (run, holder, dead, record) = (run.clone(), holder.clone(), dead.map(|lock| lock.token), record.clone());
+        self.transact("going on with a run", TransactionBehavior::Immediate, move |transaction, topology| {
+            let Record::RunResumed { holds, .. } = &record else { return Err(Cause::Order.into()) };
+            let token = take_lock(transaction, topology, &run, &holder, dead, now.at)?;
+            let again = "UPDATE runs SET ended = NULL WHERE run = ?1 AND topology = ?2 AND pruned = 0";
+            if transaction.execute(again, params![run.0, topology])? == 0 {
+                return Err(Failure::Known(StoreError::NoRun { run }));
+            }
+            let last = "SELECT max(sequence) FROM records WHERE run = ?1";
+            let last: i64 = transaction.query_row(last, params![run.0], |row| row.get(0))?;
+            let sequence = u64::try_from(last).map_err(|_| Cause::Range)? + 1;
+            insert(transaction, &run, &Entry::new(sequence, now, record.clone()))?;
+            make_holds(transaction, topology, holds)?;
+            Ok((Lease { run, token }, sequence))
         })
         .await
     }
@@ -246,7 +262,7 @@ impl Store for SqliteStore {
     async fn may_begin(&self, plan_digest: &str, now: Timestamp) -> Result<(), StoreError> {
         let digest = plan_digest.to_owned();
         self.transact("looking at the lock", TransactionBehavior::Deferred, move |transaction, topology| {
-            next_token(transaction, topology, now)?;
+            next_token(transaction, topology, None, now)?;
             not_used(transaction, topology, &digest)
         })
         .await
@@ -378,15 +394,25 @@ impl Store for SqliteStore {
     }
 }
 
-/// Takes the lock unless somebody's lease is still good, and returns the new token.
+fn make_holds(transaction: &Transaction<'_>, topology: &str, holds: &[Hold]) -> Result<(), Cause> {
+    let insert = "INSERT OR REPLACE INTO holds (topology, subject, kind, hold) VALUES (?1, ?2, ?3, ?4)";
+    for hold in holds {
+        let (kind, text) = (serde_json::to_string(&hold.kind)?, serde_json::to_string(hold)?);
+        transaction.execute(insert, params![topology, hold.kind.subject(), kind, text])?;
+    }
+    Ok(())
+}
+
+/// Takes the lock unless somebody's lease is still good, and returns the new token. The holder with the `dead` token holds nothing.
 fn take_lock(
     transaction: &Transaction<'_>,
     topology: &str,
     run: &RunId,
     holder: &Holder,
+    dead: Option<u64>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
-    let token = next_token(transaction, topology, now)?;
+    let token = next_token(transaction, topology, dead, now)?;
     transaction.execute(
         "INSERT OR REPLACE INTO lease (topology, token, run, holder, process, since, expires_ms)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -404,9 +430,16 @@ fn take_lock(
 }
 
 /// The token of the next lease; an error while somebody holds one that has not expired.
-fn next_token(transaction: &Transaction<'_>, topology: &str, now: Timestamp) -> Result<i64, Failure> {
+fn next_token(
+    transaction: &Transaction<'_>,
+    topology: &str,
+    dead: Option<u64>,
+    now: Timestamp,
+) -> Result<i64, Failure> {
     match held(transaction, topology)? {
-        Some((_, Some(lock))) if now < lock.until => Err(Failure::Known(StoreError::Locked(Box::new(lock)))),
+        Some((_, Some(lock))) if now < lock.until && dead != Some(lock.token) => {
+            Err(Failure::Known(StoreError::Locked(Box::new(lock))))
+        }
         Some((token, _)) => Ok(token.checked_add(1).ok_or(Cause::Range)?),
         None => Ok(1),
     }

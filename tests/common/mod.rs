@@ -31,6 +31,20 @@ impl Store for MemoryStore {
         Ok(Lease { run: run.clone(), token: 1 })
     }
 
+    async fn resume(
+        &self,
+        run: &RunId,
+        _holder: &Holder,
+        _dead: Option<&Lock>,
+        now: Moment,
+        record: &Record,
+    ) -> Result<(Lease, u64), StoreError> {
+        let mut entries = self.entries.lock().unwrap();
+        let sequence = entries.len() as u64;
+        entries.push(Entry::new(sequence, now, record.clone()));
+        Ok((Lease { run: run.clone(), token: sequence + 1 }, sequence))
+    }
+
     async fn lock(&self) -> Result<Option<Lock>, StoreError> {
         Ok(None)
     }

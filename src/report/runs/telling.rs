@@ -160,6 +160,12 @@ impl<'a> Telling<'a> {
                 self.story.holds_released = released.clone();
                 self.another_process();
             }
+            Record::RunResumed { .. } => {
+                let goes_on = super::words::record(&entry.record, &|id| id.to_string());
+                self.story.happenings.push(Happening { at_ms: now, text: goes_on });
+                self.another_process();
+            }
+            Record::SectionEnded { .. } => {}
             // What has no place among the steps is told as it is.
             other => {
                 if !matches!(other, Record::RunStarted { .. }) {

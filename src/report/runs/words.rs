@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::text::duration_ms;
 use super::story::State;
 use crate::event::StepOutcome;
-use crate::journal::{Hold, Record};
+use crate::journal::{Hold, How, Record};
 use crate::plan::StepId;
 
 /// What became of a step, as a fragment after its title.
@@ -41,6 +41,8 @@ pub(super) fn record(record: &Record, title: &dyn Fn(&StepId) -> String) -> Stri
         Record::SectionStarted { section, steps, .. } => {
             format!("section {section} begins: {} steps that stand or fall together", steps.len())
         }
+        Record::SectionEnded { section, done: true } => format!("section {section} is done"),
+        Record::SectionEnded { section, done: false } => format!("section {section} was taken back"),
         Record::Phase { step, from_ms, to_ms, outcome } => {
             let took = duration_ms(to_ms.saturating_sub(*from_ms));
             format!("{outcome}: {}, {took} from +{from_ms}ms", title(step))
@@ -61,6 +63,16 @@ pub(super) fn record(record: &Record, title: &dyn Fn(&StepId) -> String) -> Stri
         Record::Sessions { remaining: 1, .. } => "1 session remains".to_owned(),
         Record::Sessions { remaining, .. } => format!("{remaining} sessions remain"),
         Record::Told { text } => text.clone(),
+        Record::RunResumed { operator, how, holds, overrides } => {
+            let what = match how {
+                How::Resume => "goes on",
+                How::Rollback => "is rolled back",
+                How::Settle => "has lost its process; its open sections are ended",
+            };
+            let holds = if holds.is_empty() { String::new() } else { format!("; holds: {}", kinds(holds)) };
+            let passed: String = overrides.iter().map(|(gate, passed)| format!("; gate {gate} is {passed}")).collect();
+            format!("run {what}, by {operator}{holds}{passed}")
+        }
         other => ended(other).unwrap_or_else(|| plain(other)),
     }
 }

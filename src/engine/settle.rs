@@ -1,0 +1,152 @@
+//! Ending the sections that a dead process left open. What the journal says of them is what was intended; what they are is read from their
+//! targets. Before the durable intent to promote nothing can have been promoted, and everything is undone; after it the section is
+//! completed where the fence still stands, and undone only once the candidate is certainly out (`docs/safety.md` S1).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::run::{Run, Trouble, worse};
+use super::section::{Section, acts_on, fenced};
+use super::step::{Acted, NotDone};
+use crate::event::{Event, StepOutcome};
+use crate::journal::Open;
+use crate::model::{Action, Condition, Live, Position, Role, TargetId};
+use crate::plan::{Step, StepId, Work, live};
+
+impl Run {
+    /// Ends every open section, all at the same time; what cannot be ended is a trouble.
+    pub(super) async fn settle(self: &Arc<Self>, open: &[Open]) -> Option<Trouble> {
+        let settling = open.iter().map(|open| async move {
+            let steps = self.plan.steps.iter().filter(|step| open.steps.contains(&step.id));
+            let steps: Vec<Step> = steps.cloned().collect();
+            self.settle_section(open, &steps).await
+        });
+        let ended = futures_util::future::join_all(settling).await;
+        ended.into_iter().filter_map(Result::err).fold(None, |old, new| Some(worse(old, new)))
+    }
+
+    async fn settle_section(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
+        let name = &open.section;
+        let mut section = self.open_section(steps, Vec::new()).await?;
+        let live = self.engine.observe_only(&steps.iter().filter_map(acts_on).cloned().collect()).await;
+        match steps.iter().find(|step| step.point_of_no_return) {
+            Some(promote) if open.committed => self.settle_promotion(&mut section, open, promote, &live).await,
+            None if steps.iter().all(|step| holds(step, &live).is_ok()) => {
+                self.tell(Event::Warning { text: format!("{name}: its process died when all of it was done") });
+                steps.iter().for_each(|step| self.found_done(step, open.began));
+                self.record_section(&section, Some(true)).await
+            }
+            promote => {
+                self.tell(Event::Warning { text: format!("{name}: its process died in the middle of it; it is undone") });
+                let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
+                let failure = NotDone { why: "its process died".to_owned(), acted: Acted::No };
+                section.begun_before(promote, open.began);
+                self.undo_open(&mut section, (first, failure)).await
+            }
+        }
+    }
+
+    /// After the durable intent to promote.
+    async fn settle_promotion(
+        self: &Arc<Self>,
+        section: &mut Section<'_>,
+        open: &Open,
+        promote: &Step,
+        live: &Live,
+    ) -> Result<(), Trouble> {
+        let name = &open.section;
+        section.committed = true;
+        let promoted = holds(promote, live).is_ok();
+        section.fenced_at = match (promoted, fence_stands(section.steps, live)) {
+            (_, Ok(position)) => position,
+            (true, Err(why)) => {
+                let old = fenced(section.steps).map(TargetId::name).unwrap_or_default();
+                let text = format!(
+                    "the new primary has taken over, and {old} does not say that it is fenced ({why}): see that {old} is stopped, then \
+                     `handover apply --resume`"
+                );
+                return Err(Trouble::Stuck(promote.id.clone(), text));
+            }
+            (false, Err(why)) => {
+                let text = format!("{name}: its process died before the promotion, and the fence does not stand; it is undone");
+                self.tell(Event::Warning { text });
+                section.begun_before(Some(promote), open.began);
+                let failure = NotDone { why, acted: Acted::Unknown };
+                return self.undo_open(section, (promote.id.clone(), failure)).await;
+            }
+        };
+        self.tell(Event::Warning { text: format!("{name}: its process died at the promotion; it is completed") });
+        let later = after(section.steps, &promote.id);
+        let is_done = |step: &Step| match &step.work {
+            // Waited for again, with the position at which the old primary has ended.
+            Work::Act { action: Action::CatchUp { .. } | Action::WriteRoute { .. }, .. } => promoted,
+            _ if step.id == promote.id => promoted,
+            _ if later.contains(&step.id) => promoted && holds(step, live).is_ok(),
+            _ => true,
+        };
+        let done: Vec<&Step> = section.steps.iter().filter(|step| is_done(step)).collect();
+        for step in &done {
+            section.phases.insert(step.id.clone(), (open.began, Some(self.elapsed())));
+            self.found_done(step, open.began);
+        }
+        let done = done.into_iter().map(|step| step.id.clone()).collect();
+        let forward = self.forward(section, done).await;
+        self.close_section(section, forward).await.map_err(|ended| ended.trouble)
+    }
+
+    /// Takes back whatever was done of a section: that it was undone is what is wanted.
+    async fn undo_open(self: &Arc<Self>, section: &mut Section<'_>, cause: (StepId, NotDone)) -> Result<(), Trouble> {
+        match self.close_section(section, Err(cause)).await.map_err(|ended| ended.trouble) {
+            Ok(()) | Err(Trouble::Failed(..)) => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// A step that an earlier process has done.
+    fn found_done(&self, step: &Step, began: Duration) {
+        let took = self.elapsed().saturating_sub(began);
+        self.log().begin(step, began);
+        self.log().end(&step.id, StepOutcome::Done, took);
+    }
+}
+
+impl Section<'_> {
+    /// Everything that comes before the promotion counts as begun: an earlier process may have done so.
+    fn begun_before(&mut self, promote: Option<&Step>, began: Duration) {
+        let never = promote.map(|promote| after(self.steps, &promote.id)).unwrap_or_default();
+        let begun = self.steps.iter().filter(|step| !never.contains(&step.id) && !step.point_of_no_return);
+        self.phases = begun.map(|step| (step.id.clone(), (began, None))).collect();
+    }
+}
+
+/// Everything that a step should have brought about is so.
+fn holds(step: &Step, live: &Live) -> Result<(), String> {
+    if step.after.is_empty() {
+        return Err("nothing shows it".to_owned());
+    }
+    step.after.iter().try_for_each(|after| {
+        let facts = live::facts(live, &after.target).map_err(|why| why.to_string())?;
+        after.condition.holds(facts).map_err(|found| found.to_string())
+    })
+}
+
+/// The final position of the old primary, which is still fenced; none in a section without a fence.
+fn fence_stands(steps: &[Step], live: &Live) -> Result<Option<Position>, String> {
+    let Some(old) = fenced(steps) else { return Ok(None) };
+    let facts = live::facts(live, old).map_err(|why| why.to_string())?;
+    let fenced = Condition::Role { role: Role::Fenced, lineage: None };
+    fenced.holds(facts).map_err(|found| format!("{}: {found}", old.name()))?;
+    Ok(facts.member().map(|member| member.position))
+}
+
+/// The steps that come after one, by their needs.
+fn after(steps: &[Step], first: &StepId) -> BTreeSet<StepId> {
+    let mut later = BTreeSet::new();
+    for step in steps {
+        if step.needs.iter().any(|need| need == first || later.contains(need)) {
+            later.insert(step.id.clone());
+        }
+    }
+    later
+}

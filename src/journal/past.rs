@@ -1,0 +1,209 @@
+//! How far a run came, by its records alone. Pure: what is true of the targets is for whoever goes on to find out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Entry, Hold, How, Record, RunEnd};
+use crate::model::{DatabaseName, TargetId};
+use crate::plan::{DocumentError, HoldKind, Overrides, Plan, StepId};
+
+/// A section that was begun, and of which no end was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Its name.
+    pub section: String,
+    /// Its steps.
+    pub steps: Vec<StepId>,
+    /// When it was begun, since the run was.
+    pub began: Duration,
+    /// True if its point of no return was about to be passed: whether it was, the targets know.
+    pub committed: bool,
+}
+
+/// A step that was done and not taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// When it began, since the run did.
+    pub began: Duration,
+    /// When it ended.
+    pub ended: Duration,
+    /// The time of its end.
+    pub at: Timestamp,
+}
+
+/// Writers of a database that waited, and went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// The database.
+    pub database: DatabaseName,
+    /// The primary from then on.
+    pub primary: TargetId,
+    /// When the first was held back, since the run began.
+    pub from: Duration,
+    /// When the last went on.
+    pub to: Duration,
+}
+
+/// How far a run came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Past {
+    /// The plan's identity.
+    pub plan: String,
+    /// What it is for.
+    pub title: String,
+    /// The plan file's text; runs before this was recorded have none.
+    pub document: Option<String>,
+    /// Gates that are passed.
+    pub overrides: Overrides,
+    /// Holds that it made.
+    pub holds: Vec<Hold>,
+    /// When it began.
+    pub began: Timestamp,
+    /// Steps that were done and not taken back.
+    pub done: BTreeMap<StepId, Done>,
+    /// Steps that were begun and neither done nor taken back: they may have acted.
+    pub begun: BTreeSet<StepId>,
+    /// Sections without an end.
+    pub open: Vec<Open>,
+    /// Stalls that are over.
+    pub stalls: Vec<Stall>,
+    /// What the operator was told.
+    pub told: Vec<String>,
+    /// True once something was sent to a target.
+    pub acted: bool,
+    /// How it ended last; none while it runs or if it died.
+    pub end: Option<RunEnd>,
+    /// Why it ended so, in one sentence.
+    pub summary: Option<String>,
+    /// Holds that ended with it.
+    pub released: Vec<HoldKind>,
+    /// What it was gone on with for last; none if it never was.
+    pub how: Option<How>,
+    /// The time of its last record, since it began.
+    pub elapsed: Duration,
+}
+
+impl Past {
+    /// What the records of a run say; none without a first record.
+    pub fn of(entries: &[Entry]) -> Option<Self> {
+        let first = entries.first()?;
+        let Record::RunStarted { plan, holds, title, document, overrides, .. } = &first.record else { return None };
+        let mut past = Self {
+            plan: plan.clone(),
+            title: if title.is_empty() { plan.clone() } else { title.clone() },
+            document: document.clone(),
+            overrides: overrides.clone(),
+            holds: holds.clone(),
+            began: first.at,
+            done: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            open: Vec::new(),
+            stalls: Vec::new(),
+            told: Vec::new(),
+            acted: false,
+            end: None,
+            summary: None,
+            released: Vec::new(),
+            how: None,
+            elapsed: Duration::ZERO,
+        };
+        let mut starts = BTreeMap::new();
+        entries.iter().for_each(|entry| past.hear(entry, &mut starts));
+        Some(past)
+    }
+
+    /// How long ago the run began, at a moment of the wall clock; never less than its records say.
+    pub fn elapsed_at(&self, now: Timestamp) -> Duration {
+        Duration::try_from(now.duration_since(self.began)).unwrap_or_default().max(self.elapsed)
+    }
+
+    /// The plan that it applies, with the gates that are passed; none for runs before the plan was recorded.
+    ///
+    /// # Errors
+    /// If it is not as it was written.
+    pub fn plan(&self) -> Result<Option<Plan>, DocumentError> {
+        let Some(document) = &self.document else { return Ok(None) };
+        let mut plan = Plan::from_yaml(document)?;
+        plan.intent.overrides = self.overrides.clone();
+        Ok(Some(plan))
+    }
+
+    fn hear(&mut self, entry: &Entry, starts: &mut BTreeMap<StepId, Duration>) {
+        let now = Duration::from_millis(entry.elapsed_ms);
+        self.elapsed = self.elapsed.max(now);
+        let done = |began| Done { began, ended: now, at: entry.at };
+        match &entry.record {
+            Record::StepStarted { step, .. } => {
+                self.acted = true;
+                starts.insert(step.clone(), now);
+                // What a proxy had forgotten is set again by a step that was done.
+                if !self.done.contains_key(step) {
+                    self.begun.insert(step.clone());
+                }
+                for open in self.open.iter_mut().filter(|open| open.steps.contains(step)) {
+                    open.committed = true;
+                }
+            }
+            Record::StepDone { step, .. } => {
+                self.begun.remove(step);
+                let began = starts.get(step).copied().unwrap_or(now);
+                self.done.insert(step.clone(), done(began));
+            }
+            Record::SectionStarted { section, steps, .. } => {
+                self.acted = true;
+                // One that is open already is begun again to be ended, by whoever goes on.
+                if self.open.iter().all(|open| open.section != *section) {
+                    let (section, steps) = (section.clone(), steps.clone());
+                    self.open.push(Open { section, steps, began: now, committed: false });
+                }
+                starts.extend(steps.iter().map(|step| (step.clone(), now)));
+            }
+            Record::Phase { step, from_ms, .. } => {
+                starts.insert(step.clone(), Duration::from_millis(*from_ms));
+            }
+            Record::SectionEnded { section, done: all } => {
+                let Some(index) = self.open.iter().position(|open| open.section == *section) else { return };
+                for step in self.open.remove(index).steps {
+                    self.begun.remove(&step);
+                    if *all {
+                        let began = starts.get(&step).copied().unwrap_or(now);
+                        self.done.insert(step, done(began));
+                    } else {
+                        self.done.remove(&step);
+                    }
+                }
+            }
+            Record::UndoStarted { step, .. } => {
+                // Until it is taken back it may be half there.
+                self.done.remove(step);
+                self.begun.insert(step.clone());
+            }
+            Record::UndoDone { step } => {
+                self.done.remove(step);
+                self.begun.remove(step);
+            }
+            Record::WritesResumed { database, primary, from_ms, to_ms } => {
+                let (from, to) = (Duration::from_millis(*from_ms), Duration::from_millis(*to_ms));
+                self.stalls.push(Stall { database: database.clone(), primary: primary.clone(), from, to });
+            }
+            Record::Told { text } => self.told.push(text.clone()),
+            Record::RunResumed { how, holds, overrides, .. } => {
+                (self.end, self.summary, self.how) = (None, None, Some(*how));
+                self.overrides.extend(overrides.clone());
+                self.released.retain(|kind| holds.iter().all(|hold| hold.kind != *kind));
+            }
+            Record::RunEnded { end, summary, released } => {
+                (self.end, self.summary) = (Some(*end), Some(summary.clone()));
+                self.released.extend(released.iter().cloned());
+            }
+            Record::RunStarted { .. }
+            | Record::GateJudged { .. }
+            | Record::StepFailed { .. }
+            | Record::UndoFailed { .. }
+            | Record::Sessions { .. }
+            | Record::Unlocked { .. } => {}
+        }
+    }
+}

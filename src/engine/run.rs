@@ -226,14 +226,16 @@ async fn heartbeat(run: Arc<Run>) {
 impl Run {
     /// Does the work with the lease kept and the proxies looked after, and ends the run.
     pub(super) async fn last(self: &Arc<Self>, work: impl AsyncFnOnce(&Arc<Self>) -> Option<Trouble>) -> RunOutcome {
-        let heart = tokio::spawn(heartbeat(Arc::clone(self)));
+        // Both end with this, however it ends.
+        let (mut heart, mut keeper) = (JoinSet::new(), JoinSet::new());
+        heart.spawn(heartbeat(Arc::clone(self)));
         let (ending, ended) = watch::channel(false);
-        let keeper = tokio::spawn(keep::watch(Arc::clone(self), ended));
+        keeper.spawn(keep::watch(Arc::clone(self), ended));
         let trouble = work(self).await;
         // It is not cut off in the middle of setting a proxy again.
         ending.send_replace(true);
-        let _ = keeper.await;
-        heart.abort();
+        let _ = keeper.join_next().await;
+        drop(heart);
         self.conclude(trouble).await
     }
 

@@ -38,7 +38,9 @@ impl Run {
                 self.record_section(&section, Some(true)).await
             }
             promote => {
-                self.tell(Event::Warning { text: format!("{name}: its process died in the middle of it; it is undone") });
+                self.tell(Event::Warning {
+                    text: format!("{name}: its process died in the middle of it; it is undone"),
+                });
                 let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
                 let failure = NotDone { why: "its process died".to_owned(), acted: Acted::No };
                 section.begun_before(promote, open.began);
@@ -69,7 +71,9 @@ impl Run {
                 return Err(Trouble::Stuck(promote.id.clone(), text));
             }
             (false, Err(why)) => {
-                let text = format!("{name}: its process died before the promotion, and the fence does not stand; it is undone");
+                let text = format!(
+                    "{name}: its process died before the promotion, and the fence does not stand; it is undone"
+                );
                 self.tell(Event::Warning { text });
                 section.begun_before(Some(promote), open.began);
                 let failure = NotDone { why, acted: Acted::Unknown };

@@ -19,10 +19,13 @@ pub fn going_on(run: &RunId, plan: &Plan, past: &Past, how: How, style: Style) -
         page.item("  ", summary.as_str());
     }
     for open in &past.open {
-        let (name, what) = (&open.section, match open.committed {
-            true => "it died when the new primary was about to take over: it is completed, if the fence stands",
-            false => "it died in the middle of it: it is undone first",
-        });
+        let (name, what) = (
+            &open.section,
+            match open.committed {
+                true => "it died when the new primary was about to take over: it is completed, if the fence stands",
+                false => "it died in the middle of it: it is undone first",
+            },
+        );
         page.item(Text::of(Tone::Warn, "  ! "), format!("{name}: {what}"));
     }
     let done = past.done.keys().cloned().collect();

@@ -1,0 +1,147 @@
+//! A store in memory whose users die at a chosen record.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use handover::journal::{Entry, Hold, Holder, Lease, Lock, Moment, Record, RunId, RunSummary, Store, StoreError};
+use tokio::sync::watch;
+
+/// When whoever records dies: at this record, which is made first or not. Records count from 0 over all processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Death {
+    pub number: usize,
+    pub made: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: Vec<Entry>,
+    holds: Vec<Hold>,
+    lock: Option<Lock>,
+    token: u64,
+    death: Option<Death>,
+}
+
+/// One run, its holds and its lock; nobody's lease ever runs out.
+#[derive(Default)]
+pub struct MortalStore {
+    inner: Mutex<Inner>,
+    dead: watch::Sender<bool>,
+}
+
+impl MortalStore {
+    /// Whoever records from now on dies then.
+    pub fn die(&self, death: Option<Death>) {
+        self.inner.lock().unwrap().death = death;
+        self.dead.send_replace(false);
+    }
+
+    /// Ends when that has happened.
+    pub async fn dead(&self) {
+        let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+    }
+
+    /// Makes a record, unless its maker dies.
+    async fn make(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        let dies = {
+            let mut inner = self.inner.lock().unwrap();
+            if inner.token != lease.token {
+                return Err(StoreError::LeaseLost { run: lease.run.clone() });
+            }
+            let dies = inner.death.filter(|death| inner.entries.len() >= death.number);
+            if dies.is_none_or(|death| death.made && inner.entries.len() == death.number) {
+                inner.entries.push(entry.clone());
+            }
+            dies.is_some()
+        };
+        if dies {
+            self.dead.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    fn take(inner: &mut Inner, run: &RunId, holder: &Holder, at: jiff::Timestamp) -> Lease {
+        inner.token += 1;
+        let (run, holder, token) = (run.clone(), holder.clone(), inner.token);
+        inner.lock = Some(Lock { run: run.clone(), holder, token, since: at, until: jiff::Timestamp::MAX });
+        Lease { run, token }
+    }
+}
+
+#[async_trait]
+impl Store for MortalStore {
+    async fn begin(&self, run: &RunId, holder: &Holder, entry: &Entry) -> Result<Lease, StoreError> {
+        let mut inner = self.inner.lock().unwrap();
+        assert!(inner.entries.is_empty() && inner.lock.is_none(), "it is for one run");
+        let Record::RunStarted { holds, .. } = &entry.record else { panic!("{entry:?}") };
+        inner.holds.extend(holds.iter().cloned());
+        inner.entries.push(entry.clone());
+        Ok(Self::take(&mut inner, run, holder, entry.at))
+    }
+
+    async fn resume(
+        &self,
+        run: &RunId,
+        holder: &Holder,
+        dead: Option<&Lock>,
+        now: Moment,
+        record: &Record,
+    ) -> Result<(Lease, u64), StoreError> {
+        let mut inner = self.inner.lock().unwrap();
+        if let Some(lock) = inner.lock.as_ref().filter(|lock| dead.is_none_or(|dead| dead.token != lock.token)) {
+            return Err(StoreError::Locked(Box::new(lock.clone())));
+        }
+        let Record::RunResumed { holds, .. } = record else { panic!("{record:?}") };
+        inner.holds.extend(holds.iter().cloned());
+        let sequence = inner.entries.len() as u64;
+        inner.entries.push(Entry::new(sequence, now, record.clone()));
+        Ok((Self::take(&mut inner, run, holder, now.at), sequence))
+    }
+
+    async fn lock(&self) -> Result<Option<Lock>, StoreError> {
+        Ok(self.inner.lock().unwrap().lock.clone())
+    }
+
+    async fn unlock(&self, _lock: &Lock, _by: &Holder, _now: jiff::Timestamp) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn may_begin(&self, _plan_digest: &str, _now: jiff::Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn append(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        self.make(lease, entry).await
+    }
+
+    async fn renew(&self, _lease: &Lease, _now: jiff::Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn end(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
+        self.make(lease, entry).await?;
+        let mut inner = self.inner.lock().unwrap();
+        let Record::RunEnded { released, .. } = &entry.record else { panic!("{entry:?}") };
+        inner.holds.retain(|hold| !released.contains(&hold.kind));
+        inner.lock = None;
+        Ok(())
+    }
+
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
+        Ok(self.inner.lock().unwrap().holds.clone())
+    }
+
+    async fn runs(&self) -> Result<Vec<RunSummary>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn records(&self, _run: &RunId) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.inner.lock().unwrap().entries.clone())
+    }
+
+    async fn prune(&self, _runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
+        Ok(Vec::new())
+    }
+}

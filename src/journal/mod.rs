@@ -171,12 +171,13 @@ pub trait Store: Send + Sync {
 ///
 /// ```compile_fail,E0451
 /// use handover::journal::{Permit, RunId};
-/// let permit = Permit { run: RunId("none".into()), token: 1, steps: Default::default() };
+/// let permit = Permit { run: RunId("none".into()), token: 1, number: 1, steps: Default::default() };
 /// ```
 #[derive(Debug)]
 pub struct Permit {
     run: RunId,
     token: u64,
+    number: u64,
     steps: BTreeSet<StepId>,
 }
 
@@ -189,6 +190,12 @@ impl Permit {
     /// The lease's token: providers that can, send it along.
     pub fn token(&self) -> u64 {
         self.token
+    }
+
+    /// The position of its record in the run: it rises with every permit, whoever holds the lock. Targets that can refuse what somebody
+    /// has said who was superseded meanwhile.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// True if it covers this step.
@@ -258,8 +265,8 @@ impl Journal {
     /// # Errors
     /// As [`Store::append`]; nothing may be done then.
     pub async fn start(&self, steps: BTreeSet<StepId>, record: Record) -> Result<Permit, StoreError> {
-        self.record(record).await?;
-        Ok(Permit { run: self.lease.run.clone(), token: self.lease.token, steps })
+        let number = self.append(record).await?;
+        Ok(Permit { run: self.lease.run.clone(), token: self.lease.token, number, steps })
     }
 
     /// Records what happened.
@@ -267,10 +274,16 @@ impl Journal {
     /// # Errors
     /// As [`Store::append`].
     pub async fn record(&self, record: Record) -> Result<(), StoreError> {
+        self.append(record).await.map(drop)
+    }
+
+    /// The record's position in the run.
+    async fn append(&self, record: Record) -> Result<u64, StoreError> {
         let mut sequence = self.sequence.lock().await;
         let entry = Entry::new(*sequence, (self.now)(), record);
         *sequence += 1;
-        self.store.append(&self.lease, &entry).await
+        self.store.append(&self.lease, &entry).await?;
+        Ok(entry.sequence)
     }
 
     /// Prolongs the lease.

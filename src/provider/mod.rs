@@ -76,6 +76,14 @@ pub trait Provider: Send + Sync {
         None
     }
 
+    /// Calls off what was said to the target under earlier permits of this run and is not done yet: for who goes on with a run whose
+    /// holder has died, before anything is observed. Afterwards nothing of it is under way, and what comes later is refused. Protocols that
+    /// cannot do that have nothing to do here: what they are told late is found by looking again.
+    async fn supersede(&self, target: &Target, permit: &Permit, deadline: Instant) -> Outcome {
+        let _ = (target, permit, deadline);
+        Outcome::Applied
+    }
+
     /// Opens what [`apply`](Self::apply) will need, so that a following critical section loses no time; errors show there. Changes
     /// nothing.
     async fn warm_up(&self, target: &Target, deadline: Instant) {

@@ -89,21 +89,31 @@ impl Store for MemoryStore {
 
 /// A permit, made the only way there is: by a journal.
 pub async fn permit() -> Permit {
-    let now = || Moment { at: jiff::Timestamp::UNIX_EPOCH, elapsed: Duration::ZERO };
-    let first = Record::RunStarted {
-        plan: "contract".to_owned(),
-        plan_digest: String::new(),
-        operator: "test".to_owned(),
-        holds: Vec::new(),
-        title: String::new(),
-        document: None,
-        overrides: handover::plan::Overrides::new(),
-    };
-    let journal =
-        Journal::begin(Arc::new(MemoryStore::default()), RunId("contract".to_owned()), &"test".into(), first, now)
-            .await
-            .unwrap();
-    let step = StepId("step".to_owned());
-    let record = Record::StepStarted { step: step.clone(), assumed: Vec::new(), intended: None };
-    journal.start(BTreeSet::from([step]), record).await.unwrap()
+    Permits::new().await.next().await
+}
+
+/// Permits of one run, each with a higher number than the one before.
+pub struct Permits(Journal);
+
+impl Permits {
+    pub async fn next(&self) -> Permit {
+        let step = StepId("step".to_owned());
+        let record = Record::StepStarted { step: step.clone(), assumed: Vec::new(), intended: None };
+        self.0.start(BTreeSet::from([step]), record).await.unwrap()
+    }
+
+    pub async fn new() -> Self {
+        let now = || Moment { at: jiff::Timestamp::UNIX_EPOCH, elapsed: Duration::ZERO };
+        let first = Record::RunStarted {
+            plan: "contract".to_owned(),
+            plan_digest: String::new(),
+            operator: "test".to_owned(),
+            holds: Vec::new(),
+            title: String::new(),
+            document: None,
+            overrides: handover::plan::Overrides::new(),
+        };
+        let store = Arc::new(MemoryStore::default());
+        Self(Journal::begin(store, RunId("contract".to_owned()), &"test".into(), first, now).await.unwrap())
+    }
 }

@@ -161,8 +161,14 @@ async fn only_what_we_fenced_is_made_a_primary_again() {
     assert!(matches!(pair.apply(&pair.b, &fence, 5.0).await, Outcome::NotApplied(_)));
     assert!(!marked(&pair.b) && matches!(pair.apply(&pair.b, &unfence, 5.0).await, Outcome::NotApplied(_)));
     pair.b.start();
-    // We fenced it, and then somebody else promoted the other one and started this one as its replica.
+    // That undo called off fences of the same permit; a later one is another matter.
     let fence = Action::Fence { successor: pair.b.peer() };
+    let refused = pair.apply(&pair.a, &fence, 5.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("called off")), "{refused:?}");
+    let permits = common::Permits::new().await;
+    permits.next().await;
+    let pair = Pair { permit: permits.next().await, ..pair };
+    // We fenced it, and then somebody else promoted the other one and started this one as its replica.
     common::taken(&pair.apply(&pair.a, &fence, 10.0).await);
     assert!(marked(&pair.a));
     pair.b.sql("SELECT pg_promote()");
@@ -197,11 +203,11 @@ async fn a_fence_that_waits_for_the_word_changes_nothing_before_it() {
     // It comes too late: whoever sent it has gone back meanwhile, and the script, which outlives that one behind ssh, judges by its clock.
     let text = include_str!("../../src/provider/postgresql/host.sh");
     let data = pair.a.data.display().to_string();
-    let fixed = ["", "/dev/null", "100", "host=nowhere", "a_pg1", "", "", "", "", "0", "0", "0", "0", "0"];
+    let fixed = ["", "/dev/null", "100", "host=nowhere", "a_pg1", "", "", "", "", "", "0", "0", "0", "0", "0"];
     let mut script = as_postgres("sh");
     script.args(["-c", text, "handover", "fence", &data]).args(fixed);
     let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    script.stdin.take().unwrap().write_all(b"go 0 0 run-1\n").unwrap();
+    script.stdin.take().unwrap().write_all(b"go 0 0 run-1 7\n").unwrap();
     let output = script.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), said.trim()), (Some(3), "it was told to go on too late"));

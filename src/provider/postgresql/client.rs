@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 
 use super::convert::{self, HostState};
 use super::settings::no_control;
+use crate::journal::Permit;
 use crate::model::{Host, Lineage, MemberFacts, Target, TargetId, Unreachable};
 use crate::provider::Outcome;
 use crate::provider::pgwire::{APPLICATION, Login, Session, Sessions, WireError};
@@ -58,8 +59,17 @@ pub(super) struct HostArguments {
     pub senders: Vec<String>,
     /// The run whose work it is.
     pub run: String,
+    /// The number of the permit under which it is said.
+    pub number: Option<u64>,
     /// The history that an unfence restores.
     pub lineage: Option<Lineage>,
+}
+
+impl HostArguments {
+    /// What is said under a permit.
+    pub fn under(permit: &Permit) -> Self {
+        Self { run: permit.run().0.clone(), number: Some(permit.number()), ..Self::default() }
+    }
 }
 
 /// Runs the script `"$1"` as the owner of the data directory `"$4"`: PostgreSQL refuses to run as root.
@@ -199,7 +209,7 @@ impl Client {
 
     /// Starts a fence that waits for the word. What fails here fails again, and shows, where the fence is carried out.
     pub fn arm(&self, target: &Target, arguments: HostArguments, deadline: Instant) {
-        let waiting = HostArguments { senders: Vec::new(), run: String::new(), ..arguments.clone() };
+        let waiting = HostArguments { senders: Vec::new(), run: String::new(), number: None, ..arguments.clone() };
         let Ok((host, command)) = script(target, FENCE, &waiting, deadline) else { return };
         let waiting = self.transport.start(host, command, b"armed\n", deadline);
         self.armed().insert(target.id.clone(), Armed { arguments, waiting });
@@ -220,8 +230,8 @@ impl Client {
         let now = Instant::now();
         let soon = now + deadline.saturating_duration_since(now) / 4;
         let age = waiting.waits(soon).await?.as_millis() / 10;
-        let (run, senders) = (&arguments.run, arguments.senders.join(" "));
-        let word = format!("go {age} {} {run} {senders}\n", limit(deadline));
+        let (run, number) = (&arguments.run, arguments.number.unwrap_or_default());
+        let word = format!("go {age} {} {run} {number} {}\n", limit(deadline), arguments.senders.join(" "));
         Some(state(target, FENCE, waiting.go(word.as_bytes(), deadline).await))
     }
 
@@ -274,7 +284,7 @@ fn script<'a>(
     args.push(text("log").unwrap_or_else(|| format!("{data}/startup.log")));
     args.push(limit(deadline).to_string());
     args.extend([arguments.connection.clone(), arguments.slot.clone(), arguments.senders.join(" ")]);
-    args.push(arguments.run.clone());
+    args.extend([arguments.run.clone(), arguments.number.map(|number| number.to_string()).unwrap_or_default()]);
     let lineage = arguments.lineage.as_ref().map(|it| (it.system.clone(), it.timeline.to_string()));
     let (system, timeline) = lineage.unwrap_or_default();
     args.extend([system, timeline]);

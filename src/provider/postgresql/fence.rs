@@ -9,6 +9,7 @@ use tokio_postgres::SimpleQueryRow;
 use super::client::{Client, FENCE, Failure, HostArguments, explain};
 use super::convert::{HostState, configuration_value, connection, literal, slot_name};
 use super::settings::no_control;
+use crate::journal::Permit;
 use crate::model::text::same_member;
 use crate::model::{Lineage, Peer, Target, Unreachable};
 use crate::provider::pgwire::{WireError, column};
@@ -31,9 +32,14 @@ fn follow(target: &Target, primary: &Peer) -> Result<(String, String), Failure> 
     Ok((text, slot_name(target.name()).map_err(refused)?))
 }
 
-fn host_arguments(target: &Target, primary: &Peer, senders: Vec<String>) -> Result<HostArguments, Failure> {
+fn host_arguments(
+    target: &Target,
+    primary: &Peer,
+    senders: Vec<String>,
+    permit: &Permit,
+) -> Result<HostArguments, Failure> {
     let (connection, slot) = follow(target, primary)?;
-    Ok(HostArguments { connection: configuration_value(&connection), slot, senders, ..HostArguments::default() })
+    Ok(HostArguments { connection: configuration_value(&connection), slot, senders, ..HostArguments::under(permit) })
 }
 
 /// What a member says of itself before it is taken out: whether it is a replica, and the walsenders of others than its successor.
@@ -57,12 +63,12 @@ async fn before(client: &Client, target: &Target, successor: &Peer, deadline: In
 
 /// Prepares what [`fence`] will do at the member's machine, so that it takes less time there: looks whose receivers need not confirm
 /// the last of the log, and starts a script that waits for the word. Changes nothing.
-pub(super) async fn arm(client: &Client, target: &Target, successor: &Peer, run: &str, deadline: Instant) {
+pub(super) async fn arm(client: &Client, target: &Target, successor: &Peer, permit: &Permit, deadline: Instant) {
     let (replica, senders) = before(client, target, successor, deadline).await;
-    if let Ok(arguments) = host_arguments(target, successor, senders)
+    if let Ok(arguments) = host_arguments(target, successor, senders, permit)
         && !replica
     {
-        client.arm(target, HostArguments { run: run.to_owned(), ..arguments }, Instant::now() + ARMED);
+        client.arm(target, arguments, Instant::now() + ARMED);
     }
 }
 
@@ -71,10 +77,10 @@ pub(super) async fn fence(
     client: &Client,
     target: &Target,
     successor: &Peer,
-    run: &str,
+    permit: &Permit,
     deadline: Instant,
 ) -> Result<HostState, Failure> {
-    let wanted = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, Vec::new())? };
+    let wanted = host_arguments(target, successor, Vec::new(), permit)?;
     let state = match client.give_the_word(target, &wanted, deadline).await {
         Some(ended) => ended?,
         None => {
@@ -99,11 +105,11 @@ pub(super) async fn withdraw(
     client: &Client,
     target: &Target,
     successor: &Peer,
-    run: &str,
+    permit: &Permit,
     deadline: Instant,
 ) -> Result<(), Failure> {
     let (_, senders) = before(client, target, successor, deadline).await;
-    let arguments = HostArguments { run: run.to_owned(), ..host_arguments(target, successor, senders)? };
+    let arguments = host_arguments(target, successor, senders, permit)?;
     let state = client.host(target, "withdraw", arguments, deadline).await?;
     if state.withdrawn() {
         return Ok(());
@@ -120,11 +126,12 @@ pub(super) async fn unfence(
     client: &Client,
     target: &Target,
     lineage: &Lineage,
+    permit: &Permit,
     deadline: Instant,
 ) -> Result<(), Failure> {
     /// After this long without an answer it is looked at again whether it runs.
     const AGAIN: Duration = Duration::from_secs(1);
-    let arguments = || HostArguments { lineage: Some(lineage.clone()), ..HostArguments::default() };
+    let arguments = || HostArguments { lineage: Some(lineage.clone()), ..HostArguments::under(permit) };
     let state = client.host(target, "unfence", arguments(), deadline).await?;
     let mut asked = Instant::now();
     let mut last = "no answer".to_owned();
@@ -133,7 +140,7 @@ pub(super) async fn unfence(
             Ok(rows) if is_true(&rows) => {
                 if !state.mark.is_empty() {
                     // Only now: until it is a primary again, an unfence may have to be said again.
-                    forget(client, target, deadline).await;
+                    forget(client, target, permit, deadline).await;
                 }
                 return Ok(());
             }
@@ -155,12 +162,32 @@ pub(super) async fn unfence(
 }
 
 /// Removes the mark. One that stays is harmless as long as the member's history does not change, and is judged by that.
-async fn forget(client: &Client, target: &Target, deadline: Instant) {
-    drop(client.host(target, "unmark", HostArguments::default(), deadline).await);
+async fn forget(client: &Client, target: &Target, permit: &Permit, deadline: Instant) {
+    drop(client.host(target, "unmark", HostArguments::under(permit), deadline).await);
+}
+
+/// Calls off at the member's machine what was said of this run under earlier permits, once nothing of it is under way there.
+pub(super) async fn supersede(
+    client: &Client,
+    target: &Target,
+    permit: &Permit,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    if no_control(target).is_some() {
+        // Nothing was ever said there.
+        return Ok(());
+    }
+    client.host(target, "void", HostArguments::under(permit), deadline).await.map(drop)
 }
 
 /// Makes a fenced member, or a running replica, follow `primary`.
-pub(super) async fn rejoin(client: &Client, target: &Target, primary: &Peer, deadline: Instant) -> Result<(), Failure> {
+pub(super) async fn rejoin(
+    client: &Client,
+    target: &Target,
+    primary: &Peer,
+    permit: &Permit,
+    deadline: Instant,
+) -> Result<(), Failure> {
     let (connection, slot) = follow(target, primary)?;
     match client.ask(target, "SELECT pg_is_in_recovery()", deadline).await {
         Ok(rows) if is_true(&rows) => {
@@ -168,7 +195,7 @@ pub(super) async fn rejoin(client: &Client, target: &Target, primary: &Peer, dea
             // One that somebody started after a fence is a replica like any other from now on.
             if no_control(target).is_none() {
                 let now = Instant::now();
-                forget(client, target, now + deadline.saturating_duration_since(now) / 2).await;
+                forget(client, target, permit, now + deadline.saturating_duration_since(now) / 2).await;
             }
             Ok(())
         }
@@ -186,7 +213,7 @@ pub(super) async fn rejoin(client: &Client, target: &Target, primary: &Peer, dea
                         .advice("if it ended without a clean stop it needs pg_rewind or a new copy"),
                 ));
             }
-            client.host(target, "rejoin", host_arguments(target, primary, Vec::new())?, deadline).await?;
+            client.host(target, "rejoin", host_arguments(target, primary, Vec::new(), permit)?, deadline).await?;
             follows_as_told(client, target, &connection, &slot, deadline).await
         }
         Err(error) => Err(Failure::untouched(explain(target, &error))),

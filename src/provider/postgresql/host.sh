@@ -1,13 +1,16 @@
 # What is done on a member's machine, as the owner of its data directory. One call does several things, so that each phase of a
 # switchover costs one round trip. Arguments:
-#   VERB DATA_DIRECTORY BIN_DIRECTORY LOG LIMIT CONNINFO SLOT SENDERS RUN SYSTEM TIMELINE  then five argument lists, each led by its
-#   length: inhibit, stop, start, allow, control_data (empty: built in).
-# VERB is state, fence, withdraw, unfence, unmark or rejoin; LIMIT is in hundredths of a second; CONNINFO and SLOT are escaped for a configuration
-# file; SENDERS are process numbers of walsenders whose receivers need not confirm the last of the log; RUN is whose work it is;
-# SYSTEM and TIMELINE are the history that an unfence restores.
-# A fence without a RUN is one that waits: it looks whether it can be done, prints `armed`, reads `go AGE LIMIT RUN SENDERS` from its
-# standard input, and does nothing if that ends without. AGE is how long it has waited; LIMIT after that nothing is begun any more, however
-# late the word or the disk was: somebody may have gone back meanwhile.
+#   VERB DATA_DIRECTORY BIN_DIRECTORY LOG LIMIT CONNINFO SLOT SENDERS RUN NUMBER SYSTEM TIMELINE  then five argument lists, each led by
+#   its length: inhibit, stop, start, allow, control_data (empty: built in).
+# VERB is state, void, fence, withdraw, unfence, unmark or rejoin; LIMIT is in hundredths of a second; CONNINFO and SLOT are escaped for a
+# configuration file; SENDERS are process numbers of walsenders whose receivers need not confirm the last of the log; RUN and NUMBER are
+# whose word it is: within a run, who comes later has the higher number; SYSTEM and TIMELINE are the history that an unfence restores.
+# A fence without a RUN is one that waits: it looks whether it can be done, prints `armed`, reads `go AGE LIMIT RUN NUMBER SENDERS` from
+# its standard input, and does nothing if that ends without. AGE is how long it has waited; LIMIT after that nothing is begun any more,
+# however late the word or the disk was: somebody may have gone back meanwhile.
+# One call at a time changes something: it holds a lock on the data directory until it ends. So whoever comes after it finds what it
+# did. What comes too late is refused: `void` and `unfence` leave a note that words of RUN with a lower number are void (for a fence: also
+# that very one), so that one that was under way when its sender died stops nobody after its unfence.
 # Fence and withdraw leave a mark in the data directory, before anything else: only what has the mark of a fence is made a primary again.
 # Every verb ends by printing the state: `alive=yes|no`, `status=…`, `signal=yes|no`, `mark=…`, and the control data.
 # Exit status: 0 done; 3 certainly nothing was done; 4 something may have been done.
@@ -15,8 +18,8 @@ set -u
 export LC_ALL=C
 verb=$1 D=$2 BIN=$3 LOG=$4 LIMIT=$5 CONNINFO=$6 SLOT=$7 SENDERS=$8 RUN=$9
 shift 9
-SYSTEM=$1 TIMELINE=$2 MARK=$D/handover.fenced
-shift 2
+NUMBER=$1 SYSTEM=$2 TIMELINE=$3 MARK=$D/handover.fenced VOID=$D/handover.void
+shift 3
 
 refuse() { echo "$1" >&2; exit 3; }
 fail() { echo "$1" >&2; exit 4; }
@@ -51,9 +54,9 @@ custom() {
 # run NAME INDEX LIST…: the same, but no longer than LIMIT; what it prints on standard output is dropped. Says what went wrong, and fails.
 run() {
   name=$1; shift
-  custom "$@" >/dev/null &
+  custom "$@" >/dev/null 9<&- &
   job=$!
-  { doze "$LIMIT"; kill -TERM "$job"; } >/dev/null 2>&1 &
+  { doze "$LIMIT"; kill -TERM "$job"; } >/dev/null 2>&1 9<&- &
   dog=$!
   wait "$job"; result=$?
   kill "$dog" 2>/dev/null; wait "$dog" 2>/dev/null
@@ -167,14 +170,63 @@ follow() {
   : >"$D/standby.signal"
 }
 
-# mark KIND
-mark() {
-  if [ -e "$MARK" ]; then
+# note FILE TEXT
+note() {
+  if [ -e "$1" ]; then
     # On a full disk the old one stays.
-    printf '%s run=%s\n' "$1" "$RUN" >"$MARK.new" && mv -f "$MARK.new" "$MARK"
+    printf '%s\n' "$2" >"$1.new" && mv -f "$1.new" "$1"
   else
-    printf '%s run=%s\n' "$1" "$RUN" >"$MARK"
+    printf '%s\n' "$2" >"$1"
   fi
+}
+
+# mark KIND
+mark() { note "$MARK" "$1 run=$RUN"; }
+
+# Takes the lock, which ends with this shell, whatever ends that: no other process may inherit it that could outlive it. Status 1: others
+# kept it for all the time; 2: it cannot be had here, `said` tells why.
+lock() {
+  clock; over=$((now + LIMIT))
+  { command exec 9<"$D"; } 2>/dev/null || { said="$D cannot be opened"; return 2; }
+  while :; do
+    # Not every `flock` knows how long to wait.
+    said=$(flock -n 9 2>&1); result=$?
+    [ "$result" -ne 0 ] || return 0
+    [ "$result" -eq 1 ] && [ -z "$said" ] || return 2
+    clock
+    [ "$now" -lt "$over" ] && in_time || return 1
+    sleep 0.005 2>/dev/null || sleep 1
+  done
+}
+
+# alone: for what must not fail because there is no lock.
+alone() {
+  lock
+  [ $? -ne 1 ] || refuse "$BUSY"
+}
+BUSY="another call of handover is at work on $D"
+
+# void NUMBER: whether words of RUN up to NUMBER were called off.
+void() {
+  [ -n "$NUMBER" ] && [ -r "$VOID" ] || return 1
+  whose='' number=''
+  read -r whose number <"$VOID"
+  [ "$whose" = "$RUN" ] && [ "$1" -lt "${number:-0}" ]
+}
+
+# What was said by somebody who has been superseded is not done.
+timely() { ! void "$NUMBER" || refuse "the run has gone on without this word, which comes too late"; }
+
+# From now on what earlier ones of RUN have said is void. This need not survive a loss of power, which ends every word that is on its way.
+# On a full disk it fails, and so does the mark without which nothing is fenced.
+call_off() { [ -z "$NUMBER" ] || note "$VOID" "$RUN $NUMBER"; }
+
+# Forgets what another run has called off: none of its words can still be on its way.
+forget() {
+  [ -r "$VOID" ] || return 0
+  whose=''
+  read -r whose _ <"$VOID"
+  [ "$whose" = "$RUN" ] || rm -f "$VOID"
 }
 
 # The mark and the signal survive a loss of power.
@@ -232,7 +284,7 @@ start() {
     run start 3 "$@" || exit 4
   else
     options=$(sed -n '1s/^[^"]*//p' "$D/postmaster.opts" 2>/dev/null)
-    "$BIN/pg_ctl" start -W -s -D "$D" -l "$LOG" -o "$options" </dev/null >/dev/null 2>&1 ||
+    "$BIN/pg_ctl" start -W -s -D "$D" -l "$LOG" -o "$options" </dev/null >/dev/null 2>&1 9<&- ||
       fail "it did not start; see $LOG"
   fi
   clock; over=$((now + LIMIT))
@@ -246,7 +298,7 @@ start() {
 }
 
 control() {
-  if given 5 "$@"; then (custom 5 "$@"); else "$BIN/pg_controldata" -D "$D" </dev/null; fi
+  if given 5 "$@"; then (custom 5 "$@" 9<&-); else "$BIN/pg_controldata" -D "$D" </dev/null; fi
 }
 
 show() {
@@ -261,7 +313,16 @@ show() {
 
 case $verb in
 state) ;;
+void)
+  alone
+  timely
+  call_off || fail "$VOID cannot be written"
+  ;;
 fence | withdraw)
+  if [ "$verb" = withdraw ]; then
+    alone
+    timely
+  fi
   marked
   before=$kind
   if [ "$verb" = fence ] && [ "$before" != fence ]; then
@@ -276,12 +337,27 @@ fence | withdraw)
     done
   fi
   if [ -z "$RUN" ]; then
+    command -v flock >/dev/null || refuse "there is no flock(1) on this machine: install util-linux or busybox"
     clock
     waits=$now
     echo armed
-    IFS=' ' read -r word age LIMIT RUN SENDERS && [ "$word" = go ] || refuse "it was not told to go on"
+    IFS=' ' read -r word age LIMIT RUN NUMBER SENDERS && [ "$word" = go ] || refuse "it was not told to go on"
     latest=$((waits + age + LIMIT))
     in_time || refuse "it was told to go on too late"
+  fi
+  if [ "$verb" = fence ]; then
+    # Whoever unfences it waits until this ends, or finds that it never begins.
+    lock
+    case $? in
+    1) refuse "$BUSY" ;;
+    2) refuse "flock(1) cannot lock $D, without which a fence could act after it was undone: $said" ;;
+    esac
+    ! void $((NUMBER - 1)) || refuse "the fence was called off before it began"
+    # It may have been made a replica while this waited.
+    marked
+    before=$kind
+    [ "$before" = fence ] || [ ! -e "$D/standby.signal" ] || refuse "it is a replica"
+    in_time || refuse "another call of handover has taken all the time"
   fi
   signalled=no
   [ ! -e "$D/standby.signal" ] || signalled=yes
@@ -300,11 +376,14 @@ fence | withdraw)
   follow || { back "$@"; refuse "$D/standby.signal or postgresql.auto.conf cannot be written"; }
   in_time || { back "$@"; refuse "the time was over before it was stopped"; }
   # A loss of power before the end of this finds nothing promoted: it is not said to be fenced before.
-  settle & settling=$!
+  settle 9<&- & settling=$!
   halt "$@"
   wait "$settling" || fail "$D/standby.signal cannot be made durable"
   ;;
 unfence)
+  alone
+  timely
+  call_off || echo "$VOID cannot be written" >&2
   pid
   case $(control "$@") in *"in production"*) primary=yes ;; *) primary=no ;; esac
   case $status in stopping*) primary=no ;; esac
@@ -325,8 +404,16 @@ unfence)
     alive "$pid" || start "$@"
   fi
   ;;
-unmark) unmark || fail "$MARK cannot be removed" ;;
+unmark)
+  alone
+  timely
+  forget
+  unmark || fail "$MARK cannot be removed"
+  ;;
 rejoin)
+  alone
+  timely
+  forget
   pid
   if ! alive "$pid"; then
     follow && settle && unmark || fail "$D/standby.signal or postgresql.auto.conf cannot be written"

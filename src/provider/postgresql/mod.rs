@@ -144,17 +144,17 @@ impl Postgresql {
         Ok(rows.first().and_then(|row| column(row, "follows")) == Some("t"))
     }
 
-    async fn act(&self, target: &Target, action: &Action, run: &str, deadline: Instant) -> Result<(), Failure> {
+    async fn act(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Result<(), Failure> {
         let client = &self.client;
         match action {
             Action::Native { verb, args } => native::apply(client, target, verb, args, deadline).await,
-            Action::Withdraw { successor } => fence::withdraw(client, target, successor, run, deadline).await,
-            Action::Unfence { lineage } => fence::unfence(client, target, lineage, deadline).await,
+            Action::Withdraw { successor } => fence::withdraw(client, target, successor, permit, deadline).await,
+            Action::Unfence { lineage } => fence::unfence(client, target, lineage, permit, deadline).await,
             Action::CatchUp { behind, position } => {
                 promote::catch_up(client, target, behind, *position, deadline).await
             }
             Action::Promote { lineage } => promote::promote(client, target, lineage, deadline).await,
-            Action::Rejoin { primary } => fence::rejoin(client, target, primary, deadline).await,
+            Action::Rejoin { primary } => fence::rejoin(client, target, primary, permit, deadline).await,
             other => Err(Failure::untouched(Unreachable::new(
                 format!("the provider `postgresql` cannot {}", other.verb()),
                 target.name(),
@@ -167,7 +167,7 @@ impl Postgresql {
         &self,
         target: &Target,
         action: &Action,
-        run: &str,
+        permit: &Permit,
         deadline: Instant,
     ) -> Result<Outcome, Failure> {
         // The position that is waited for is there at once, nearly always.
@@ -177,7 +177,7 @@ impl Postgresql {
         {
             return Ok(seen(facts));
         }
-        self.act(target, action, run, deadline).await?;
+        self.act(target, action, permit, deadline).await?;
         Ok(self.client.progress(target, deadline).await.map_or(Outcome::Applied, seen))
     }
 }
@@ -205,13 +205,12 @@ impl Provider for Postgresql {
     }
 
     async fn apply(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Outcome {
-        let run = &permit.run().0;
         let done = match action {
-            Action::Fence { successor } => fence::fence(&self.client, target, successor, run, deadline)
+            Action::Fence { successor } => fence::fence(&self.client, target, successor, permit, deadline)
                 .await
                 .map(|state| seen(state.facts(settings::no_control(target)))),
-            Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, run, deadline).await,
-            _ => self.act(target, action, run, deadline).await.map(|()| Outcome::Applied),
+            Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, permit, deadline).await,
+            _ => self.act(target, action, permit, deadline).await.map(|()| Outcome::Applied),
         };
         done.unwrap_or_else(Failure::outcome)
     }
@@ -259,9 +258,14 @@ impl Provider for Postgresql {
 
     async fn prepare(&self, target: &Target, action: &Action, permit: &Permit, deadline: Instant) -> Option<Outcome> {
         if let Action::Fence { successor } = action {
-            fence::arm(&self.client, target, successor, &permit.run().0, deadline).await;
+            fence::arm(&self.client, target, successor, permit, deadline).await;
         }
         None
+    }
+
+    async fn supersede(&self, target: &Target, permit: &Permit, deadline: Instant) -> Outcome {
+        let superseded = fence::supersede(&self.client, target, permit, deadline).await;
+        superseded.map_or_else(Failure::outcome, |()| Outcome::Applied)
     }
 
     async fn warm_up(&self, target: &Target, deadline: Instant) {

@@ -295,7 +295,7 @@ mod tests {
         let stopped = past(vec![ended(RunEnd::Stopped)]);
         assert_eq!((stopped.end, stopped.summary.as_deref(), stopped.how), (Some(RunEnd::Stopped), Some("why"), None));
         let again = past(vec![ended(RunEnd::Stopped), goes_on]);
-        assert_eq!((again.end, again.summary, again.how), (None, None, Some(How::Rollback)));
+        assert_eq!((again.end, again.summary.as_deref(), again.how), (None, None, Some(How::Rollback)));
         assert_eq!(again.elapsed_at(Timestamp::from_second(1_795_000_100).unwrap()), Duration::from_secs(100));
         let before = Timestamp::from_second(1_700_000_000).unwrap();
         assert_eq!(again.elapsed_at(before), Duration::from_secs(2), "time does not go back");

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::run::{Run, Trouble, worse};
 use super::section::{Section, acts_on, fenced};
-use super::step::{Acted, NotDone};
+use super::step::{Acted, NotDone, is_done};
 use crate::event::{Event, StepOutcome};
 use crate::journal::Open;
 use crate::model::{Action, Condition, Live, Position, Role, TargetId};
@@ -48,7 +48,7 @@ impl Run {
         let live = self.engine.observe_only(&steps.iter().filter_map(acts_on).cloned().collect()).await;
         match steps.iter().find(|step| step.point_of_no_return) {
             Some(promote) if open.committed => self.settle_promotion(&mut section, open, promote, &live).await,
-            None if steps.iter().all(|step| holds(step, &live).is_ok()) => {
+            None if steps.iter().all(|step| is_done(step, &live).is_ok()) => {
                 self.tell(Event::Warning { text: format!("{name}: its process died when all of it was done") });
                 steps.iter().for_each(|step| self.found_done(step, open.began));
                 self.record_section(&section, Some(true)).await
@@ -134,7 +134,7 @@ impl Run {
     ) -> Result<(), Trouble> {
         let name = &open.section;
         section.committed = true;
-        let promoted = holds(promote, live).is_ok();
+        let promoted = is_done(promote, live).is_ok();
         section.fenced_at = match (promoted, fence_stands(section.steps, live)) {
             (_, Ok(position)) => position,
             (true, Err(why)) => {
@@ -161,7 +161,7 @@ impl Run {
             // Waited for again, with the position at which the old primary has ended.
             Work::Act { action: Action::CatchUp { .. } | Action::WriteRoute { .. }, .. } => promoted,
             _ if step.id == promote.id => promoted,
-            _ if later.contains(&step.id) => promoted && holds(step, live).is_ok(),
+            _ if later.contains(&step.id) => promoted && is_done(step, live).is_ok(),
             _ => true,
         };
         let done: Vec<&Step> = section.steps.iter().filter(|step| is_done(step)).collect();
@@ -198,17 +198,6 @@ impl Section<'_> {
         let begun = self.steps.iter().filter(|step| !never.contains(&step.id) && !step.point_of_no_return);
         self.phases = begun.map(|step| (step.id.clone(), (began, None))).collect();
     }
-}
-
-/// Everything that a step should have brought about is so.
-fn holds(step: &Step, live: &Live) -> Result<(), String> {
-    if step.after.is_empty() {
-        return Err("nothing shows it".to_owned());
-    }
-    step.after.iter().try_for_each(|after| {
-        let facts = live::facts(live, &after.target).map_err(|why| why.to_string())?;
-        after.condition.holds(facts).map_err(|found| found.to_string())
-    })
 }
 
 /// The final position of the old primary, which is still fenced; none in a section without a fence.

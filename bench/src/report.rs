@@ -110,8 +110,10 @@ impl Report {
         if let Some(large) = self.planner.last() {
             let good = large.plan_wall_s < 1.0 && large.peak_mib < 500.0;
             line("  the largest", format!("{:.3} s", large.plan_wall_s), "< 1 s, < 500 MiB", Some(good));
-            let exponent = exponent(&self.planner);
-            line("  exponent", format!("{exponent:.2}"), "≤ 1.1", Some(exponent <= 1.1));
+            let order = exponent(&self.planner, |once| once.diff_order_s);
+            line("  exponent, comparing and ordering", format!("{order:.3}"), "≤ 1.1", Some(order <= 1.1));
+            let plan = exponent(&self.planner, |once| once.plan_s);
+            line("  exponent, the whole plan", format!("{plan:.3}"), "", None);
         }
         let versions: Vec<String> = self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         text + "\n  " + &versions.join(", ") + "\n"

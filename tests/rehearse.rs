@@ -5,66 +5,37 @@
 mod common;
 #[path = "common/healthy.rs"]
 mod healthy;
+#[path = "common/rehearsal.rs"]
+mod rehearsal;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::MemoryStore;
-use handover::engine::{Engine, Request, RunOutcome};
-use handover::journal::{HoldKind, RunEnd, RunId};
+use handover::journal::{HoldKind, RunEnd};
 use handover::model::TargetId;
-use handover::plan::{Intent, Plan, Planned, make};
-use handover::rehearse::sim::{Fault, Harm, SimClock, Simulation, World};
-use tokio::sync::{mpsc, watch};
+use handover::plan::{Intent, Plan, Planned};
+use handover::rehearse::sim::{Fault, Harm, World};
+use rehearsal::Rehearsal;
 use tokio::time::Instant;
 
 const EXAMPLE: &str = include_str!("../topology.yaml");
 
-/// A program's view of a simulated world.
-struct Rehearsal {
-    simulation: Simulation,
-    engine: Engine,
+/// A rehearsal in a healthy world.
+fn rehearsal(text: &str) -> Rehearsal {
+    Rehearsal::of(World::healthy(Arc::new(healthy::read(text))).unwrap())
 }
 
-impl Rehearsal {
-    fn of(text: &str) -> Self {
-        let topology = Arc::new(healthy::read(text));
-        let simulation = Simulation::new(World::healthy(Arc::clone(&topology)).unwrap());
-        let clock = Arc::new(SimClock::starting("2026-11-23T06:15:00Z".parse().unwrap()));
-        let engine = Engine::new(topology, simulation.registry(), clock, Duration::from_secs(2));
-        Self { simulation, engine }
+/// The plan; it must be one.
+async fn plan(rehearsal: &Rehearsal, intent: &Intent, holds: &[HoldKind]) -> Plan {
+    match rehearsal.planned(intent, holds).await {
+        Planned::Plan(plan) => *plan,
+        other => panic!("{other:?}"),
     }
+}
 
-    async fn planned(&self, intent: &Intent, holds: &[HoldKind]) -> Planned {
-        make(self.engine.topology(), intent, holds, &self.engine.observe().await, self.engine.now())
-    }
-
-    async fn plan(&self, intent: &Intent, holds: &[HoldKind]) -> Plan {
-        match self.planned(intent, holds).await {
-            Planned::Plan(plan) => *plan,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn apply(&self, plan: Plan) -> RunOutcome {
-        let (events, _told) = mpsc::unbounded_channel();
-        let (_keep, stop) = watch::channel(false);
-        let request = Request {
-            plan,
-            digest: String::new(),
-            document: String::new(),
-            run: RunId("rehearsal".to_owned()),
-            holder: "test".into(),
-            stop,
-            events,
-        };
-        self.engine.apply(request, Arc::new(MemoryStore::default())).await.unwrap()
-    }
-
-    fn primaries(&self, database: &str) -> Vec<String> {
-        let names = |world: &mut World| world.writable(&database.into());
-        self.simulation.change(names).iter().map(|id| id.name().to_owned()).collect()
-    }
+fn primaries(rehearsal: &Rehearsal, database: &str) -> Vec<String> {
+    let names = |world: &mut World| world.writable(&database.into());
+    rehearsal.simulation.change(names).iter().map(|id| id.name().to_owned()).collect()
 }
 
 fn drain() -> Intent {
@@ -83,22 +54,22 @@ fn hasty() -> String {
 /// Hours of plan, there and back, ends as a plan of the result says: nothing is left to do.
 #[tokio::test(start_paused = true)]
 async fn hours_of_drain_and_restore_take_no_time_and_end_as_wanted() {
-    let rehearsal = Rehearsal::of(&patient());
+    let rehearsal = rehearsal(&patient());
     let began = Instant::now();
-    let off = rehearsal.plan(&drain(), &[]).await;
+    let off = plan(&rehearsal, &drain(), &[]).await;
     let holds = off.holds.clone();
     let expected = off.expected;
     let outcome = rehearsal.apply(off).await;
     assert_eq!(outcome.end, RunEnd::Done, "{}", outcome.summary);
     assert!(began.elapsed() >= Duration::from_secs(2 * 3600 + 3 * 300), "{:?} for {expected}", began.elapsed());
-    assert_eq!(rehearsal.primaries("accounts"), ["east-pg1"]);
+    assert_eq!(primaries(&rehearsal, "accounts"), ["east-pg1"]);
     let nothing = rehearsal.planned(&Intent::default(), &holds).await;
     assert!(matches!(nothing, Planned::Nothing(_)), "{nothing:?}");
 
     let intent = Intent { restore: ["west".into()].into(), failback: true, ..Intent::default() };
-    let outcome = rehearsal.apply(rehearsal.plan(&intent, &holds).await).await;
+    let outcome = rehearsal.apply(plan(&rehearsal, &intent, &holds).await).await;
     assert_eq!(outcome.end, RunEnd::Done, "{}", outcome.summary);
-    assert_eq!(rehearsal.primaries("accounts"), ["west-pg1"]);
+    assert_eq!(primaries(&rehearsal, "accounts"), ["west-pg1"]);
     let nothing = rehearsal.planned(&Intent::default(), &[]).await;
     assert!(matches!(nothing, Planned::Nothing(_)), "{nothing:?}");
     assert_eq!(rehearsal.simulation.broken(), None);
@@ -114,8 +85,8 @@ async fn whatever_goes_wrong_there_is_one_primary_at_most_and_the_run_says_why()
     for target in targets {
         for action in 1..6 {
             for harm in [Harm::Refuse, Harm::Ignore, Harm::Hang, Harm::Lose, Harm::Die, Harm::DieAfter] {
-                let rehearsal = Rehearsal::of(&hasty());
-                let plan = rehearsal.plan(&drain(), &[]).await;
+                let rehearsal = rehearsal(&hasty());
+                let plan = plan(&rehearsal, &drain(), &[]).await;
                 rehearsal.simulation.script(Fault { target: target.clone(), action, harm });
                 let outcome = rehearsal.apply(plan).await;
                 let what = format!("{harm:?} at action {action} of {target}: {}", outcome.summary);
@@ -125,7 +96,7 @@ async fn whatever_goes_wrong_there_is_one_primary_at_most_and_the_run_says_why()
                 let dead = matches!(harm, Harm::Die | Harm::DieAfter);
                 if outcome.end != RunEnd::Stuck && !dead {
                     let [primary] =
-                        rehearsal.primaries("accounts").try_into().unwrap_or_else(|all| panic!("{what}: {all:?}"));
+                        primaries(&rehearsal, "accounts").try_into().unwrap_or_else(|all| panic!("{what}: {all:?}"));
                     let address = rehearsal.simulation.change(|world| world.address_of(&member(&primary))).unwrap();
                     for pooler in ["west-pool1", "east-pool1"] {
                         let pool = rehearsal.simulation.change(|world| {
@@ -154,8 +125,8 @@ proptest::proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let rehearsal = Rehearsal::of(&hasty());
-            let off = rehearsal.plan(&drain(), &[]).await;
+            let rehearsal = rehearsal(&hasty());
+            let off = plan(&rehearsal, &drain(), &[]).await;
             let holds = off.holds.clone();
             let all: Vec<TargetId> = rehearsal.engine.topology().targets().map(|target| target.id.clone()).collect();
             let harms = [Harm::Refuse, Harm::Ignore, Harm::Hang, Harm::Lose, Harm::Die, Harm::DieAfter];
@@ -179,7 +150,7 @@ proptest::proptest! {
                         let told = format!("{faults:?}: {refusals:?} after {}", outcome.summary);
                         assert!(refusals.iter().all(|refusal| refusal.what.contains("is fenced, not a replica")), "{told}");
                         let back = Intent { restore: ["west".into()].into(), ..Intent::default() };
-                        outcome = rehearsal.apply(rehearsal.plan(&back, &holds).await).await;
+                        outcome = rehearsal.apply(plan(&rehearsal, &back, &holds).await).await;
                         restored = outcome.end == RunEnd::Done;
                         if restored {
                             break;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use handover::model::{Action, Condition, Facts, Observed, Peer, TargetId, text};
+use handover::model::{Action, Condition, Facts, Observed, Peer, Role, TargetId, text};
 use handover::plan::{Assumption, HoldKind, Plan, Step, StepId, Work};
 use handover::rehearse::sim::World;
 
@@ -45,6 +45,10 @@ pub fn demands(world: &World, target: &TargetId, condition: &Condition) -> Resul
 /// Does to the facts what a step would do. What it must never ask for is an error.
 pub fn act(world: &mut World, step: &Step) -> Result<(), String> {
     let Work::Act { target, action } = &step.work else { return Ok(()) };
+    let stopped = world.topology.units.get(target).filter(|_| *action == Action::Stop);
+    if let Some(primary) = stopped.and_then(|unit| unit.of.iter().find(|id| world.role(id) == Role::Primary)) {
+        return Err(format!("{primary} is stopped while it is primary"));
+    }
     world.act(target, action).map_err(|why| format!("{} is refused: {why}", step.id))
 }
 

@@ -7,6 +7,7 @@ use handover::plan::desired::desired;
 use handover::plan::{HoldKind, Intent, Plan, Planned, Shares, Wait, Work, make, possible};
 use proptest::prelude::*;
 
+use super::steps::{chooser, holds_after};
 use super::world::World;
 use super::{EXAMPLE, carry_out, carry_out_until, intent, nothing_to_do, plan};
 
@@ -58,10 +59,7 @@ trait Wishes: Into<Intent> {
 
 /// What a run that ends well does to the holds.
 fn after(holds: &[HoldKind], plan: &Plan) -> Vec<HoldKind> {
-    let made = plan.holds.iter().chain(holds.iter().filter(|hold| !plan.holds.contains(hold)));
-    let mut holds: Vec<HoldKind> = made.filter(|hold| !plan.releases.contains(hold)).cloned().collect();
-    holds.reverse();
-    holds
+    holds_after(holds, &plan.holds, &plan.releases)
 }
 
 /// A world, what is held in it, and wishes that are carried out.
@@ -371,11 +369,7 @@ proptest! {
         wishes in prop::collection::vec(intents(), 1..6),
         seed in any::<u64>(),
     ) {
-        let mut random = seed | 1;
-        let mut choose = move |count: usize| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) as usize % count
-        };
+        let mut choose = chooser(seed);
         let mut story = Story::of(&two_days());
         let now = "2026-11-23T06:15:00Z".parse().unwrap();
         for intent in &wishes {

@@ -8,16 +8,17 @@ mod intents;
 mod members;
 mod powered;
 mod preflight;
+#[path = "../common/carry_out.rs"]
+mod steps;
 mod world;
-
-use std::collections::BTreeSet;
 
 use handover::model::{Action, FacilityName, FromTo, RecordKey, RecordType, TargetId};
 use handover::plan::document::{self, DocumentError};
 use handover::plan::{
-    Depth, GateName, HoldKind, Intent, Override, Overrides, Plan, Planned, Step, StepId, Undo, Work, make, stale,
+    Depth, GateName, HoldKind, Intent, Override, Overrides, Plan, Planned, Step, Undo, Work, make, stale,
 };
 use proptest::prelude::*;
+use steps::{chooser, comparable, demands, in_some_order};
 use world::World;
 
 const EXAMPLE: &str = include_str!("../../topology.yaml");
@@ -41,35 +42,9 @@ fn nothing_to_do(world: &World, holds: &[HoldKind]) {
     assert!(matches!(planned, Planned::Nothing(_)), "{planned:?}");
 }
 
-/// The steps in an order that their needs allow, chosen by `choose`.
-fn shuffled(plan: &Plan, mut choose: impl FnMut(usize) -> usize) -> Vec<&Step> {
-    let mut done: BTreeSet<&StepId> = BTreeSet::new();
-    let mut waiting: Vec<&Step> = plan.steps.iter().collect();
-    let mut order = Vec::new();
-    while !waiting.is_empty() {
-        let ready: Vec<usize> =
-            (0..waiting.len()).filter(|index| waiting[*index].needs.iter().all(|need| done.contains(need))).collect();
-        let step = waiting.remove(ready[choose(ready.len())]);
-        done.insert(&step.id);
-        order.push(step);
-    }
-    order
-}
-
 /// Carries a plan out, checks what every step assumes and promises, and the invariants after each.
 fn carry_out(world: &mut World, plan: &Plan, choose: impl FnMut(usize) -> usize) {
-    for step in shuffled(plan, choose) {
-        for assumption in &step.before {
-            world.holds(assumption).unwrap_or_else(|why| panic!("before {}: {why}", step.id));
-        }
-        if let Work::Act { target, action } = &step.work {
-            world.act(target, action);
-        }
-        for assumption in &step.after {
-            world.holds(assumption).unwrap_or_else(|why| panic!("after {}: {why}", step.id));
-        }
-        world.undisturbed().unwrap_or_else(|why| panic!("after {}: {why}", step.id));
-    }
+    steps::carry_out(world, plan, choose).unwrap_or_else(|why| panic!("{why}"));
 }
 
 #[test]
@@ -215,7 +190,7 @@ fn a_route_is_repaired_before_another_database_moves_behind_the_same_pooler() {
     let drain = plan(&world, &intent(&["west"], &[], false), &[]);
     for seed in 1u64..9 {
         let mut random = seed;
-        let order = shuffled(&drain, |count| {
+        let order = in_some_order(&drain, |count| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             // The last that may come, more often than not.
             if random >> 62 == 0 { (random >> 33) as usize % count } else { count - 1 }
@@ -473,11 +448,7 @@ proptest! {
         failback in any::<bool>(),
         seed in any::<u64>(),
     ) {
-        let mut random = seed | 1;
-        let mut choose = move |count: usize| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) as usize % count
-        };
+        let mut choose = chooser(seed);
         // From one topology to another, then a drain, then a restore.
         let mut world = World::healthy(&before).with_topology(&after);
         let now = "2026-11-23T06:15:00Z".parse().unwrap();
@@ -501,7 +472,7 @@ proptest! {
     ) {
         let mut world = World::healthy(&text);
         let drain = plan(&world, &intent(&[facility], &[], false), &[]);
-        let before = world.comparable();
+        let before = comparable(&world);
         let reversible = drain.steps.iter().position(|step| step.point_of_no_return).unwrap_or(drain.steps.len());
         let done = &drain.steps[..cut.index(reversible + 1)];
         for step in done {
@@ -512,9 +483,9 @@ proptest! {
         for step in done.iter().rev() {
             if let (Undo::Act { action, after }, Work::Act { target, .. }) = (&step.undo, &step.work) {
                 world.act(target, action);
-                world.demands(target, after).map_err(|why| TestCaseError::fail(format!("undo of {}: {why}", step.id)))?;
+                demands(&world, target, after).map_err(|why| TestCaseError::fail(format!("undo of {}: {why}", step.id)))?;
             }
         }
-        prop_assert_eq!(world.comparable(), before);
+        prop_assert_eq!(comparable(&world), before);
     }
 }

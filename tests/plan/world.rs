@@ -3,12 +3,12 @@
 #[path = "../common/healthy.rs"]
 mod healthy;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use handover::model::*;
-use handover::plan::{self, Assumption};
+use handover::plan;
 use handover::rehearse::sim::{self, replica, slot};
 
 use healthy::read;
@@ -135,43 +135,5 @@ impl World {
                 set.data.remove(&address.parse().unwrap());
             }
         }
-    }
-
-    /// Does an assumption hold?
-    pub fn holds(&self, assumption: &Assumption) -> Result<(), String> {
-        self.demands(&assumption.target, &assumption.condition)
-    }
-
-    /// Does a condition hold at a target?
-    pub fn demands(&self, target: &TargetId, condition: &Condition) -> Result<(), String> {
-        // Known only while a run lasts.
-        if matches!(condition, Condition::AppliedBeyond { .. }) {
-            return Ok(());
-        }
-        let facts = self.live[target].known().ok_or("unreachable")?;
-        condition.holds(facts).map_err(|found| format!("{target} {}: {found}", text::condition(condition)))
-    }
-
-    /// Everything that an undo must restore.
-    pub fn comparable(&self) -> String {
-        let mut text = String::new();
-        for (id, observed) in &self.live {
-            text += &match observed.known().unwrap() {
-                Facts::NameServer(facts) => format!("{id} {:?}\n", facts.sets),
-                Facts::Proxy(facts) => {
-                    let servers = facts.backends.values().flatten().flat_map(|backend| &backend.servers);
-                    format!("{id} {:?}\n", servers.map(|(name, server)| (name, server.setting)).collect::<Vec<_>>())
-                }
-                Facts::Member(facts) => {
-                    let slots: BTreeSet<&str> = facts.slots.iter().map(|slot| slot.name.as_str()).collect();
-                    let (from, names) = (&facts.receives_from, &facts.synchronous_names);
-                    format!("{id} {} {} from {from:?}, {slots:?}, {names}\n", facts.role, facts.lineage)
-                }
-                Facts::Pooler(facts) => format!("{id} {:?}\n", facts.databases),
-                Facts::Job(facts) => format!("{id} {facts:?}\n"),
-                Facts::Server(_) => String::new(),
-            };
-        }
-        text
     }
 }

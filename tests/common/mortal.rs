@@ -31,6 +31,7 @@ pub struct MortalStore {
     inner: Mutex<Inner>,
     dead: watch::Sender<bool>,
     made: watch::Sender<usize>,
+    sections: watch::Sender<usize>,
 }
 
 impl Inner {
@@ -79,6 +80,12 @@ impl MortalStore {
         let _ = self.made.subscribe().wait_for(|made| *made >= number).await;
     }
 
+    /// Ends when the next section is begun.
+    pub async fn next_section(&self) {
+        let begun = *self.sections.borrow();
+        let _ = self.sections.subscribe().wait_for(|now| *now > begun).await;
+    }
+
     /// Makes a record, unless its maker dies.
     async fn make(&self, lease: &Lease, entry: &Entry) -> Result<(), StoreError> {
         let dies = {
@@ -90,6 +97,9 @@ impl MortalStore {
             if dies.is_none_or(|death| death.made && inner.entries.len() == death.number) {
                 inner.entries.push(entry.clone());
                 self.made.send_replace(inner.entries.len());
+                if matches!(entry.record, Record::SectionStarted { .. }) {
+                    self.sections.send_modify(|begun| *begun += 1);
+                }
             }
             dies.is_some()
         };

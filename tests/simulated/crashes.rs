@@ -22,25 +22,38 @@ use crate::story::{Story, stories};
 /// Nothing that a dead process has said arrives later than this after its death.
 const LATEST: Duration = Duration::from_secs(3);
 
+/// When a process dies; records count from the first one that it makes itself.
+#[derive(Clone, Debug)]
+enum Moment {
+    /// At a record, which is made first or not.
+    AtRecord { number: usize, made: bool },
+    /// So many milliseconds after a record.
+    After { number: usize, ms: u64 },
+    /// So many milliseconds after the beginning of its next section.
+    InSection { ms: u64 },
+}
+
 /// How long a process lives, and what becomes of what it had said.
 #[derive(Clone, Debug)]
 struct Life {
-    /// At which of the records that it makes it dies.
-    record: usize,
-    /// Whether that one is made.
-    made: bool,
-    /// So many milliseconds after it; with 0 it makes no other record.
-    later: Option<u64>,
+    dies: Moment,
     orphans: Orphans,
     /// How long it takes until somebody goes on, in milliseconds.
     pause: u64,
 }
 
+fn moments() -> impl Strategy<Value = Moment> {
+    let numbers = || prop_oneof![0usize..12, 0usize..70];
+    prop_oneof![
+        2 => (numbers(), any::<bool>()).prop_map(|(number, made)| Moment::AtRecord { number, made }),
+        1 => (numbers(), 1u64..400).prop_map(|(number, ms)| Moment::After { number, ms }),
+        3 => (0u64..400).prop_map(|ms| Moment::InSection { ms }),
+    ]
+}
+
 prop_compose! {
     fn lives()(
-        record in prop_oneof![0usize..12, 0usize..70],
-        made in any::<bool>(),
-        later in prop::option::of(1u64..400),
+        dies in moments(),
         orphans in prop_oneof![
             Just(Orphans::Done),
             Just(Orphans::Lost),
@@ -48,7 +61,7 @@ prop_compose! {
         ],
         pause in prop_oneof![Just(0u64), 0u64..10_000],
     ) -> Life {
-        Life { record, made, later, orphans, pause }
+        Life { dies, orphans, pause }
     }
 }
 
@@ -83,20 +96,28 @@ struct Mortal<'a> {
 impl Mortal<'_> {
     /// The outcome of a process; none if it died.
     async fn live(&self, life: Option<&Life>, how: Option<How>) -> Result<Option<RunOutcome>, String> {
-        let first = self.store.len();
-        let death = life.filter(|life| life.later.is_none());
         // The first record is the beginning of the run, or of going on: before it nothing has happened.
-        self.store.die(death.map(|life| Death { number: first + 1 + life.record, made: life.made }));
+        let first = self.store.len() + 1;
+        let dies = life.map(|life| &life.dies);
+        self.store.die(match dies {
+            Some(Moment::AtRecord { number, made }) => Some(Death { number: first + number, made: *made }),
+            _ => None,
+        });
         self.rehearsal.simulation.orphans(life.map_or(Orphans::Done, |life| life.orphans));
         let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
         let dies_later = async {
-            match life.and_then(|life| Some((life, life.later?))) {
-                Some((life, later)) => {
-                    self.store.reaches(first + 1 + life.record).await;
-                    tokio::time::sleep(Duration::from_millis(later)).await;
+            let ms = match dies {
+                Some(Moment::After { number, ms }) => {
+                    self.store.reaches(first + number).await;
+                    *ms
                 }
-                None => std::future::pending().await,
-            }
+                Some(Moment::InSection { ms }) => {
+                    self.store.next_section().await;
+                    *ms
+                }
+                _ => std::future::pending().await,
+            };
+            tokio::time::sleep(Duration::from_millis(ms)).await;
         };
         let lives = async {
             match how {

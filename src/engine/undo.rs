@@ -18,6 +18,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// How long is looked at the target before an undo that was refused is said again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How long is looked at the target after an undo that was done.
+const SHOWING: Duration = Duration::from_secs(10);
+
 impl Run {
     /// Takes one step back under a permit of its own.
     pub(super) async fn take_back(&self, step: &Step) -> Result<(), String> {
@@ -43,9 +46,15 @@ impl Run {
         let demanded = Assumption { target: target.clone(), condition: after.clone() };
         let result = loop {
             let outcome = self.apply(target, action, permit, deadline).await;
-            // What certainly did nothing may be said again: a member that is starting up will listen in a moment.
-            let again = matches!(outcome, Ok(Outcome::NotApplied(_)));
-            let until = if again { deadline.min(Instant::now() + AGAIN) } else { deadline };
+            // What certainly did nothing may be said again: a member that is starting up will listen in a moment. So may what was done and
+            // does not show: something that was on its way to the target has come after it.
+            let patience = match outcome {
+                Ok(Outcome::NotApplied(_)) => Some(AGAIN),
+                Ok(Outcome::Applied | Outcome::Seen(_)) => Some(SHOWING),
+                Ok(Outcome::Unknown(_)) | Err(_) => None,
+            };
+            let again = patience.is_some();
+            let until = patience.map_or(deadline, |patience| deadline.min(Instant::now() + patience));
             let why = match self.engine.verify(&demanded, until).await {
                 Ok(facts) => {
                     if let Some(kept) = &mut kept {

@@ -132,12 +132,23 @@ pub async fn converges(
     mut holds: Vec<HoldKind>,
     tally: &Tally,
 ) -> Result<(), String> {
-    for intent in [intent, &Intent::default(), &Intent::default()] {
+    let (bare, back) = (Intent::default(), given_up(intent));
+    let mut withdrawn = false;
+    for (intent, way_back) in [(intent, false), (&bare, false), (&back, true), (&bare, false)] {
+        if way_back && !withdrawn {
+            continue;
+        }
         rehearsal.simulation.change(told_can)?;
         match rehearsal.planned(intent, &holds).await {
             Planned::Nothing(_) => continue,
             Planned::Refused(refusals) if !intent.is_bare() => {
                 tally.count(format!("afterwards refused: {}", reason(&refusals)));
+            }
+            // A candidate that was withdrawn and could not be led back: a plan repairs what follows a primary that stays.
+            Planned::Refused(refusals)
+                if !withdrawn && refusals.iter().all(|one| one.what.contains("is fenced, not")) =>
+            {
+                withdrawn = true;
             }
             Planned::Refused(refusals) => return Err(format!("the next plan is refused: {refusals:#?}")),
             Planned::Plan(plan) => {
@@ -154,9 +165,17 @@ pub async fn converges(
                 holds = held(&holds, &plan, &outcome);
             }
         }
-        rehearsal.simulation.change(told_can)?;
     }
     settled(&rehearsal.planned(&Intent::default(), &holds).await)
+}
+
+/// The wish that takes back what an intent holds.
+fn given_up(intent: &Intent) -> Intent {
+    Intent {
+        restore: intent.drain.clone(),
+        primary: intent.primary.keys().map(|database| (database.clone(), None)).collect(),
+        ..Intent::default()
+    }
 }
 
 /// The kind of a refusal: its words without names.

@@ -107,6 +107,8 @@ pub struct Context {
     pub engine: Engine,
     /// Where runs and holds are kept.
     pub store: Arc<dyn Store>,
+    /// The state directory.
+    pub state: PathBuf,
     transport: Arc<Transport>,
 }
 
@@ -126,8 +128,9 @@ impl Context {
         let registry = registry(&secrets, &transport);
         let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
         let engine = engine.with_sockets(sockets());
-        let store = open_store(common.state_dir.as_deref(), &topology)?;
-        Ok(Ok(Self { topology, source, engine, store, transport }))
+        let state = state_directory(common.state_dir.as_deref(), &topology)?;
+        let store = open_store(Some(&state), &topology)?;
+        Ok(Ok(Self { topology, source, engine, store, state, transport }))
     }
 
     /// Closes connections that would outlive the program.

@@ -7,6 +7,7 @@ mod context;
 mod exit;
 mod files;
 mod go_on;
+mod guard;
 mod intent;
 mod lint;
 mod manual;
@@ -60,6 +61,7 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Plan(args) => context::block_on(plan::run(args)),
         args::Command::Apply(args) => context::block_on(apply::run(args)),
         args::Command::Rollback(args) => context::block_on(go_on::rollback(args)),
+        args::Command::Guard(args) => guard::run(args),
         args::Command::Runs(args) => context::block_on(runs::run(args)),
         args::Command::Report(args) => context::block_on(report::run(args)),
         args::Command::Unlock(args) => context::block_on(unlock::run(args)),

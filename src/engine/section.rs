@@ -75,11 +75,22 @@ impl Run {
     }
 
     async fn attempt(self: &Arc<Self>, steps: &[Step]) -> Result<(), Ended> {
+        let section = steps.first().and_then(|step| step.section.as_deref()).unwrap_or_default();
+        let (armed, ()) = tokio::join!(self.arm(steps), self.engine.warm_up(&self.plan, section));
+        let ended = self.attempt_armed(steps, armed).await;
+        self.disarm(steps).await;
+        ended
+    }
+
+    async fn attempt_armed(self: &Arc<Self>, steps: &[Step], armed: Result<(), String>) -> Result<(), Ended> {
         let name = steps.first().and_then(|step| step.section.clone()).unwrap_or_default();
         let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
         let ended = |trouble| Ended { trouble, again: false };
-        self.warm_up(steps).await;
-        if let Err(why) = self.check_before(steps).await {
+        let ready = match armed {
+            Ok(()) => self.check_before(steps).await,
+            unguarded => unguarded,
+        };
+        if let Err(why) = ready {
             if let Some(step) = steps.first() {
                 self.begin(step);
                 self.failed(step, Duration::ZERO, &why, false).await;
@@ -149,19 +160,6 @@ impl Run {
             // What a human must look at is not hidden by a store that failed as well.
             (Err(Ended { trouble, .. }), Err(lost)) => Err(ended(worse(Some(trouble), lost))),
         }
-    }
-
-    /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
-    async fn warm_up(&self, steps: &[Step]) {
-        let targets: BTreeSet<&TargetId> = steps.iter().filter_map(acts_on).collect();
-        let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
-        let warming = targets.into_iter().map(|id| async move {
-            let Ok(target) = self.engine.target(id) else { return };
-            if let Ok(provider) = self.engine.registry.of(&target) {
-                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, deadline)).await;
-            }
-        });
-        futures_util::future::join_all(warming).await;
     }
 
     /// Does what can be done ahead of the steps and makes nobody wait, at all targets at the same time.

@@ -6,13 +6,25 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::run::{Run, Trouble, worse};
 use super::section::{Section, acts_on, fenced};
 use super::step::{Acted, NotDone};
 use crate::event::{Event, StepOutcome};
-use crate::journal::Open;
-use crate::model::{Action, Condition, Live, Position, Role, TargetId};
-use crate::plan::{Step, StepId, Work, live};
+use crate::journal::{Open, Permit};
+use crate::model::{Action, Condition, Facts, Live, Position, Role, TargetId};
+use crate::plan::{Assumption, Step, StepId, Undo, Work, live};
+use crate::provider::Outcome;
+
+/// How long it is waited at least for what is under way at a member's machine: longer than a fence may take.
+const SUPERSEDING: Duration = Duration::from_secs(10);
+
+/// How often it is looked again after an undo.
+const LOOKS: u32 = 3;
+
+/// The time between two looks: what was lost on the way is sent again by then.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 impl Run {
     /// Ends every open section, all at the same time; what cannot be ended is a trouble.
@@ -27,8 +39,21 @@ impl Run {
     }
 
     async fn settle_section(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
+        // Clients may wait already: they are freed with or without somebody who would do so in this one's place.
+        if let Err(text) = self.arm(steps).await {
+            self.tell(Event::Warning { text });
+        }
+        let ended = self.settle_armed(open, steps).await;
+        self.disarm(steps).await;
+        ended
+    }
+
+    async fn settle_armed(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
         let name = &open.section;
         let mut section = self.open_section(steps, Vec::new()).await?;
+        if open.committed {
+            self.supersede(&section).await?;
+        }
         let live = self.engine.observe_only(&steps.iter().filter_map(acts_on).cloned().collect()).await;
         match steps.iter().find(|step| step.point_of_no_return) {
             Some(promote) if open.committed => self.settle_promotion(&mut section, open, promote, &live).await,
@@ -44,7 +69,8 @@ impl Run {
                 let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
                 let failure = NotDone { why: "its process died".to_owned(), acted: Acted::No };
                 section.begun_before(promote, open.began);
-                self.undo_open(&mut section, (first, failure)).await
+                self.undo_open(&mut section, (first, failure)).await?;
+                self.look_again(&section).await
             }
         }
     }
@@ -60,7 +86,11 @@ impl Run {
         let name = &open.section;
         section.committed = true;
         let promoted = holds(promote, live).is_ok();
-        section.fenced_at = match (promoted, fence_stands(section.steps, live)) {
+        let standing = match (promoted, fence_stands(section.steps, live)) {
+            (false, Ok(_)) if !is_replica(promote, live) => Err("the candidate is no running replica".to_owned()),
+            (_, standing) => standing,
+        };
+        section.fenced_at = match (promoted, standing) {
             (_, Ok(position)) => position,
             (true, Err(why)) => {
                 let old = fenced(section.steps).map(TargetId::name).unwrap_or_default();
@@ -72,7 +102,7 @@ impl Run {
             }
             (false, Err(why)) => {
                 let text = format!(
-                    "{name}: its process died before the promotion, and the fence does not stand; it is undone"
+                    "{name}: its process died before the promotion, and it cannot be completed ({why}); it is undone"
                 );
                 self.tell(Event::Warning { text });
                 section.begun_before(Some(promote), open.began);
@@ -97,6 +127,61 @@ impl Run {
         let done = done.into_iter().map(|step| step.id.clone()).collect();
         let forward = self.forward(section, done).await;
         self.close_section(section, forward).await.map_err(|ended| ended.trouble)
+    }
+
+    /// What the dead process has said to the members' machines is done by now, or will never be. Before the intent to promote that is not
+    /// needed: a fence is called off by its undo, and nothing else was said.
+    async fn supersede(&self, section: &Section<'_>) -> Result<(), Trouble> {
+        let targets: BTreeSet<&TargetId> = section.steps.iter().filter_map(acts_on).collect();
+        let superseding =
+            targets.into_iter().map(|id| async move { (id, self.supersede_at(id, &section.permit).await) });
+        let mut trouble = None;
+        for (id, superseded) in futures_util::future::join_all(superseding).await {
+            let Err(why) = superseded else { continue };
+            let name = id.name();
+            if fenced(section.steps) == Some(id) {
+                // It could become a primary beside the new one.
+                let text = format!(
+                    "what was said to {name} before may still be done ({why}): see that its machine answers, then `handover apply --resume`"
+                );
+                let first = section.steps.first().map_or_else(|| StepId(name.to_owned()), |step| step.id.clone());
+                trouble = Some(Trouble::Stuck(first, text));
+            } else {
+                self.tell(Event::Warning { text: format!("what was said to {name} before may still be done: {why}") });
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    async fn supersede_at(&self, id: &TargetId, permit: &Permit) -> Result<(), String> {
+        let deadline = Instant::now() + self.engine.timeout.max(SUPERSEDING);
+        let target = self.engine.target(id)?;
+        let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
+        match tokio::time::timeout_at(deadline, provider.supersede(&target, permit, deadline)).await {
+            Ok(Outcome::Applied | Outcome::Seen(_)) => Ok(()),
+            Ok(Outcome::NotApplied(why) | Outcome::Unknown(why)) => Err(why.to_string()),
+            Err(_) => Err("no end by the deadline".to_owned()),
+        }
+    }
+
+    /// What the dead process had sent may arrive only now, such as a PAUSE behind the RESUME: what was undone is looked at for a while.
+    async fn look_again(&self, section: &Section<'_>) -> Result<(), Trouble> {
+        for _ in 0..LOOKS {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let looking =
+                section.steps.iter().filter(|step| section.phases.contains_key(&step.id)).map(|step| async move {
+                    let (Undo::Act { after, .. }, Some(target)) = (&step.undo, acts_on(step)) else { return Ok(()) };
+                    let demanded = Assumption { target: target.clone(), condition: after.clone() };
+                    // Once: a look, not a wait.
+                    if self.engine.verify(&demanded, Instant::now() + self.engine.timeout / 4).await.is_ok() {
+                        return Ok(());
+                    }
+                    let again = self.undo(step, &section.permit).await;
+                    again.map_err(|why| Trouble::Stuck(step.id.clone(), format!("{}: {why}", target.name())))
+                });
+            futures_util::future::try_join_all(looking).await?;
+        }
+        Ok(())
     }
 
     /// Takes back whatever was done of a section: that it was undone is what is wanted.
@@ -142,6 +227,12 @@ fn fence_stands(steps: &[Step], live: &Live) -> Result<Option<Position>, String>
     let fenced = Condition::Role { role: Role::Fenced, lineage: None };
     fenced.holds(facts).map_err(|found| format!("{}: {found}", old.name()))?;
     Ok(facts.member().map(|member| member.position))
+}
+
+/// A candidate that can be told to become primary; the member that a withdrawal has stopped cannot.
+fn is_replica(promote: &Step, live: &Live) -> bool {
+    let facts = acts_on(promote).and_then(|candidate| live::facts(live, candidate).ok());
+    facts.and_then(Facts::member).is_some_and(|member| member.role == Role::Replica)
 }
 
 /// The steps that come after one, by their needs.

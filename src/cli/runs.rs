@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::args::{self, Format, NamedRun, RunsCommand};
 use super::context::{self, eprint, print, stdout_style};
 use super::exit::Exit;
+use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::journal::{Pruning, Record, RunEnd, RunId, RunSummary, Store};
 use crate::provider::{Clock, SystemClock};
@@ -44,7 +45,7 @@ fn code(end: RunEnd) -> u8 {
 }
 
 async fn list(store: &dyn Store, voice: Voice) -> Result<Exit> {
-    let (runs, now) = (store.runs().await?, SystemClock.now());
+    let (runs, now) = (all(store).await?, SystemClock.now());
     let lines: Vec<RunLine> = runs.iter().map(|run| RunLine::new(run, now, code)).collect();
     match voice.json {
         true => print(&report::runs_json(&lines)),
@@ -53,12 +54,24 @@ async fn list(store: &dyn Store, voice: Voice) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// All runs, newest first. One whose process is certainly gone does not hold the lock, whatever its lease says.
+///
+/// # Errors
+/// If the store fails.
+async fn all(store: &dyn Store) -> Result<Vec<RunSummary>> {
+    let mut runs = store.runs().await?;
+    if let AtWork::Dead(lock) = unlock::at_work(store).await? {
+        runs.iter_mut().filter(|run| run.run == lock.run).for_each(|run| run.leased_until = None);
+    }
+    Ok(runs)
+}
+
 /// The run that is meant: its identity, the beginning of it, or `last`. What keeps it from being found is told.
 ///
 /// # Errors
 /// If the store fails.
 pub async fn find(store: &dyn Store, named: &NamedRun, voice: Voice) -> Result<Result<RunSummary, Exit>> {
-    Ok(chosen(store.runs().await?, &named.run).map_err(|why| voice.error(Exit::Error, &why)))
+    Ok(chosen(all(store).await?, &named.run).map_err(|why| voice.error(Exit::Error, &why)))
 }
 
 fn chosen(runs: Vec<RunSummary>, wanted: &str) -> Result<RunSummary, String> {
@@ -145,7 +158,7 @@ async fn follow(store: &dyn Store, named: &NamedRun, voice: Voice) -> Result<Exi
 
 async fn is_carried_out(store: &dyn Store, run: &RunId) -> Result<bool> {
     let now = SystemClock.now();
-    Ok(store.runs().await?.iter().any(|summary| summary.run == *run && summary.is_running(now)))
+    Ok(all(store).await?.iter().any(|summary| summary.run == *run && summary.is_running(now)))
 }
 
 async fn prune(store: Arc<dyn Store>, args: &args::Prune, voice: Voice) -> Result<Exit> {

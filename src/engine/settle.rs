@@ -10,21 +10,24 @@ use tokio::time::Instant;
 
 use super::run::{Run, Trouble, worse};
 use super::section::{Section, acts_on, fenced};
-use super::step::{Acted, NotDone};
+use super::step::{Acted, NotDone, is_done};
 use crate::event::{Event, StepOutcome};
-use crate::journal::{Open, Permit};
+use crate::journal::Open;
 use crate::model::{Action, Condition, Facts, Live, Position, Role, TargetId};
 use crate::plan::{Assumption, Step, StepId, Undo, Work, live};
 use crate::provider::Outcome;
 
-/// How long it is waited at least for what is under way at a member's machine: longer than a fence may take.
-const SUPERSEDING: Duration = Duration::from_secs(10);
+/// How long is waited until what a dead process has said is called off at a target.
+const CALLING_OFF: Duration = Duration::from_secs(10);
 
-/// How often it is looked again after an undo.
-const LOOKS: u32 = 3;
+/// How soon that is tried again where it certainly did nothing.
+const AGAIN: Duration = Duration::from_millis(100);
 
-/// The time between two looks: what was lost on the way is sent again by then.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// After this long is looked again whether a word of the dead process, still on its way when it died, has come in between.
+const LATE: Duration = Duration::from_millis(1_500);
+
+/// How long looking again may take where nothing has changed.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Run {
     /// Ends every open section, all at the same time; what cannot be ended is a trouble.
@@ -51,13 +54,14 @@ impl Run {
     async fn settle_armed(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
         let name = &open.section;
         let mut section = self.open_section(steps, Vec::new()).await?;
+        // Before the intent to promote only a fence may be under way at a machine, and its undo calls that off.
         if open.committed {
-            self.supersede(&section).await?;
+            self.call_off(&section, open).await;
         }
         let live = self.engine.observe_only(&steps.iter().filter_map(acts_on).cloned().collect()).await;
         match steps.iter().find(|step| step.point_of_no_return) {
             Some(promote) if open.committed => self.settle_promotion(&mut section, open, promote, &live).await,
-            None if steps.iter().all(|step| holds(step, &live).is_ok()) => {
+            None if steps.iter().all(|step| is_done(step, &live).is_ok()) => {
                 self.tell(Event::Warning { text: format!("{name}: its process died when all of it was done") });
                 steps.iter().for_each(|step| self.found_done(step, open.began));
                 self.record_section(&section, Some(true)).await
@@ -69,10 +73,68 @@ impl Run {
                 let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
                 let failure = NotDone { why: "its process died".to_owned(), acted: Acted::No };
                 section.begun_before(promote, open.began);
-                self.undo_open(&mut section, (first, failure)).await?;
-                self.look_again(&section).await
+                self.undo_open(&mut section, (first, failure)).await
             }
         }
+    }
+
+    /// Calls off what the dead process has said to the targets and is not done yet. Where that is not possible it is waited until that is
+    /// too late to begin.
+    async fn call_off(&self, section: &Section<'_>, open: &Open) {
+        let targets: BTreeSet<&TargetId> = section.steps.iter().filter_map(acts_on).collect();
+        let deadline = Instant::now() + CALLING_OFF;
+        let calling = targets.into_iter().map(|id| async move {
+            let target = self.engine.target(id)?;
+            let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
+            loop {
+                match provider.supersede(&target, &section.permit, deadline).await {
+                    Outcome::Applied | Outcome::Seen(_) => return Ok(()),
+                    Outcome::NotApplied(_) if Instant::now() + AGAIN < deadline => tokio::time::sleep(AGAIN).await,
+                    Outcome::NotApplied(why) | Outcome::Unknown(why) => return Err(format!("{}: {why}", id.name())),
+                }
+            }
+        });
+        let failed = futures_util::future::join_all(calling).await.into_iter().filter_map(Result::err);
+        let failed: Vec<String> = failed.collect();
+        if !failed.is_empty() {
+            let what = "what the dead process has said there cannot be called off; it is waited until that is too late";
+            self.tell(Event::Warning { text: format!("{}: {what}: {}", open.section, failed.join("; ")) });
+            tokio::time::sleep((open.began + CALLING_OFF).saturating_sub(self.elapsed())).await;
+        }
+    }
+
+    /// A pause or a route that was on its way when the process died may have come after what ended its section: that is said again.
+    async fn look_again(&self, section: &Section<'_>, done: bool) -> Result<(), Trouble> {
+        tokio::time::sleep(LATE).await;
+        let looking =
+            section.steps.iter().filter(|step| section.phases.contains_key(&step.id)).map(|step| async move {
+                let Work::Act { target, action } = &step.work else { return Ok(()) };
+                let wanted = match (&step.undo, done) {
+                    (Undo::Act { after, .. }, false) => {
+                        vec![Assumption { target: target.clone(), condition: after.clone() }]
+                    }
+                    (_, false) => return Ok(()),
+                    (_, true) if matches!(action, Action::Redirect { .. }) => step.after.clone(),
+                    (_, true) => return Ok(()),
+                };
+                if self.check_after(&wanted, Instant::now() + LOOK).await.is_ok() {
+                    return Ok(());
+                }
+                let again = match done {
+                    false => self.undo(step, &section.permit).await,
+                    true => {
+                        let deadline = Instant::now() + step.deadline.0;
+                        let acted =
+                            self.act(step, target, action, &section.permit, deadline, self.engine.timeout).await;
+                        acted.map(drop).map_err(|failed| failed.why)
+                    }
+                };
+                again.map_err(|why| {
+                    Trouble::Stuck(step.id.clone(), format!("it changed again after its section had ended: {why}"))
+                })
+            });
+        let looked = futures_util::future::join_all(looking).await;
+        looked.into_iter().filter_map(Result::err).fold(None, |old, new| Some(worse(old, new))).map_or(Ok(()), Err)
     }
 
     /// After the durable intent to promote.
@@ -85,8 +147,9 @@ impl Run {
     ) -> Result<(), Trouble> {
         let name = &open.section;
         section.committed = true;
-        let promoted = holds(promote, live).is_ok();
+        let promoted = is_done(promote, live).is_ok();
         let standing = match (promoted, fence_stands(section.steps, live)) {
+            // One that a withdrawal has stopped, for example.
             (false, Ok(_)) if !is_replica(promote, live) => Err("the candidate is no running replica".to_owned()),
             (_, standing) => standing,
         };
@@ -102,7 +165,7 @@ impl Run {
             }
             (false, Err(why)) => {
                 let text = format!(
-                    "{name}: its process died before the promotion, and it cannot be completed ({why}); it is undone"
+                    "{name}: its process died at the promotion, which cannot be completed ({why}); it is undone"
                 );
                 self.tell(Event::Warning { text });
                 section.begun_before(Some(promote), open.began);
@@ -116,7 +179,7 @@ impl Run {
             // Waited for again, with the position at which the old primary has ended.
             Work::Act { action: Action::CatchUp { .. } | Action::WriteRoute { .. }, .. } => promoted,
             _ if step.id == promote.id => promoted,
-            _ if later.contains(&step.id) => promoted && holds(step, live).is_ok(),
+            _ if later.contains(&step.id) => promoted && is_done(step, live).is_ok(),
             _ => true,
         };
         let done: Vec<&Step> = section.steps.iter().filter(|step| is_done(step)).collect();
@@ -126,68 +189,14 @@ impl Run {
         }
         let done = done.into_iter().map(|step| step.id.clone()).collect();
         let forward = self.forward(section, done).await;
-        self.close_section(section, forward).await.map_err(|ended| ended.trouble)
-    }
-
-    /// What the dead process has said to the members' machines is done by now, or will never be. Before the intent to promote that is not
-    /// needed: a fence is called off by its undo, and nothing else was said.
-    async fn supersede(&self, section: &Section<'_>) -> Result<(), Trouble> {
-        let targets: BTreeSet<&TargetId> = section.steps.iter().filter_map(acts_on).collect();
-        let superseding =
-            targets.into_iter().map(|id| async move { (id, self.supersede_at(id, &section.permit).await) });
-        let mut trouble = None;
-        for (id, superseded) in futures_util::future::join_all(superseding).await {
-            let Err(why) = superseded else { continue };
-            let name = id.name();
-            if fenced(section.steps) == Some(id) {
-                // It could become a primary beside the new one.
-                let text = format!(
-                    "what was said to {name} before may still be done ({why}): see that its machine answers, then `handover apply --resume`"
-                );
-                let first = section.steps.first().map_or_else(|| StepId(name.to_owned()), |step| step.id.clone());
-                trouble = Some(Trouble::Stuck(first, text));
-            } else {
-                self.tell(Event::Warning { text: format!("what was said to {name} before may still be done: {why}") });
-            }
-        }
-        trouble.map_or(Ok(()), Err)
-    }
-
-    async fn supersede_at(&self, id: &TargetId, permit: &Permit) -> Result<(), String> {
-        let deadline = Instant::now() + self.engine.timeout.max(SUPERSEDING);
-        let target = self.engine.target(id)?;
-        let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
-        match tokio::time::timeout_at(deadline, provider.supersede(&target, permit, deadline)).await {
-            Ok(Outcome::Applied | Outcome::Seen(_)) => Ok(()),
-            Ok(Outcome::NotApplied(why) | Outcome::Unknown(why)) => Err(why.to_string()),
-            Err(_) => Err("no end by the deadline".to_owned()),
-        }
-    }
-
-    /// What the dead process had sent may arrive only now, such as a PAUSE behind the RESUME: what was undone is looked at for a while.
-    async fn look_again(&self, section: &Section<'_>) -> Result<(), Trouble> {
-        for _ in 0..LOOKS {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-            let looking =
-                section.steps.iter().filter(|step| section.phases.contains_key(&step.id)).map(|step| async move {
-                    let (Undo::Act { after, .. }, Some(target)) = (&step.undo, acts_on(step)) else { return Ok(()) };
-                    let demanded = Assumption { target: target.clone(), condition: after.clone() };
-                    // Once: a look, not a wait.
-                    if self.engine.verify(&demanded, Instant::now() + self.engine.timeout / 4).await.is_ok() {
-                        return Ok(());
-                    }
-                    let again = self.undo(step, &section.permit).await;
-                    again.map_err(|why| Trouble::Stuck(step.id.clone(), format!("{}: {why}", target.name())))
-                });
-            futures_util::future::try_join_all(looking).await?;
-        }
-        Ok(())
+        self.close_section(section, forward).await.map_err(|ended| ended.trouble)?;
+        self.look_again(section, true).await
     }
 
     /// Takes back whatever was done of a section: that it was undone is what is wanted.
     async fn undo_open(self: &Arc<Self>, section: &mut Section<'_>, cause: (StepId, NotDone)) -> Result<(), Trouble> {
         match self.close_section(section, Err(cause)).await.map_err(|ended| ended.trouble) {
-            Ok(()) | Err(Trouble::Failed(..)) => Ok(()),
+            Ok(()) | Err(Trouble::Failed(..)) => self.look_again(section, false).await,
             Err(trouble) => Err(trouble),
         }
     }
@@ -209,17 +218,6 @@ impl Section<'_> {
     }
 }
 
-/// Everything that a step should have brought about is so.
-fn holds(step: &Step, live: &Live) -> Result<(), String> {
-    if step.after.is_empty() {
-        return Err("nothing shows it".to_owned());
-    }
-    step.after.iter().try_for_each(|after| {
-        let facts = live::facts(live, &after.target).map_err(|why| why.to_string())?;
-        after.condition.holds(facts).map_err(|found| found.to_string())
-    })
-}
-
 /// The final position of the old primary, which is still fenced; none in a section without a fence.
 fn fence_stands(steps: &[Step], live: &Live) -> Result<Option<Position>, String> {
     let Some(old) = fenced(steps) else { return Ok(None) };
@@ -229,7 +227,7 @@ fn fence_stands(steps: &[Step], live: &Live) -> Result<Option<Position>, String>
     Ok(facts.member().map(|member| member.position))
 }
 
-/// A candidate that can be told to become primary; the member that a withdrawal has stopped cannot.
+/// Whether the candidate can be told to become primary.
 fn is_replica(promote: &Step, live: &Live) -> bool {
     let facts = acts_on(promote).and_then(|candidate| live::facts(live, candidate).ok());
     facts.and_then(Facts::member).is_some_and(|member| member.role == Role::Replica)

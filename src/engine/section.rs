@@ -49,6 +49,8 @@ pub(super) struct Section<'a> {
     pub(super) prepared: BTreeSet<StepId>,
     /// Steps that were begun and certainly touched nothing.
     pub(super) untouched: BTreeSet<StepId>,
+    /// True for one that another process left open: what that one has said may come late.
+    pub(super) inherited: bool,
     /// True once the point of no return was begun.
     pub(super) committed: bool,
     /// How long writers waited, to be recorded once they go on.
@@ -128,6 +130,7 @@ impl Run {
             phases: BTreeMap::new(),
             prepared: BTreeSet::new(),
             untouched: BTreeSet::new(),
+            inherited: false,
             committed: false,
             stall: None,
         })
@@ -146,6 +149,14 @@ impl Run {
                 Ok(())
             }
             Err((step, failure)) => Err(self.backward(section, step, failure).await),
+        };
+        // Before the end is recorded: if this process dies as well, the next one looks.
+        let result = match result {
+            Ok(()) if section.inherited => self.look_again(section, true).await.map_err(ended),
+            Err(Ended { trouble: trouble @ Trouble::Failed(..), .. }) if section.inherited => {
+                Err(ended(self.look_again(section, false).await.err().unwrap_or(trouble)))
+            }
+            result => result,
         };
         let whole = match &result {
             Ok(()) => Some(true),

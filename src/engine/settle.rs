@@ -54,6 +54,7 @@ impl Run {
     async fn settle_armed(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
         let name = &open.section;
         let mut section = self.open_section(steps, Vec::new()).await?;
+        section.inherited = true;
         // Before the intent to promote only a fence may be under way at a machine, and its undo calls that off.
         if open.committed {
             self.call_off(&section, open).await;
@@ -104,7 +105,7 @@ impl Run {
     }
 
     /// A pause or a route that was on its way when the process died may have come after what ended its section: that is said again.
-    async fn look_again(&self, section: &Section<'_>, done: bool) -> Result<(), Trouble> {
+    pub(super) async fn look_again(&self, section: &Section<'_>, done: bool) -> Result<(), Trouble> {
         tokio::time::sleep(LATE).await;
         let looking =
             section.steps.iter().filter(|step| section.phases.contains_key(&step.id)).map(|step| async move {
@@ -189,14 +190,13 @@ impl Run {
         }
         let done = done.into_iter().map(|step| step.id.clone()).collect();
         let forward = self.forward(section, done).await;
-        self.close_section(section, forward).await.map_err(|ended| ended.trouble)?;
-        self.look_again(section, true).await
+        self.close_section(section, forward).await.map_err(|ended| ended.trouble)
     }
 
     /// Takes back whatever was done of a section: that it was undone is what is wanted.
     async fn undo_open(self: &Arc<Self>, section: &mut Section<'_>, cause: (StepId, NotDone)) -> Result<(), Trouble> {
         match self.close_section(section, Err(cause)).await.map_err(|ended| ended.trouble) {
-            Ok(()) | Err(Trouble::Failed(..)) => self.look_again(section, false).await,
+            Ok(()) | Err(Trouble::Failed(..)) => Ok(()),
             Err(trouble) => Err(trouble),
         }
     }

@@ -1,6 +1,7 @@
 //! `handover runs`: lists, shows, follows and prunes runs. It speaks to no target.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
 use super::args::{self, Format, NamedRun, RunsCommand};
-use super::context::{self, eprint, print, stdout_style};
+use super::context::{self, Records, eprint, print, stdout_style};
+use super::detach;
 use super::exit::Exit;
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
@@ -28,15 +30,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// If the store fails.
 pub async fn run(args: args::Runs) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.store.output };
-    let store = match context::store(&args.store, voice)? {
-        Ok(store) => store,
+    let Records { store, state } = match context::store(&args.store, voice)? {
+        Ok(records) => records,
         Err(exit) => return Ok(exit),
     };
     match &args.command {
         None => list(&*store, voice).await,
         Some(RunsCommand::Show(named)) => show(&*store, named, voice).await,
         Some(RunsCommand::Follow(named)) => follow(&*store, named, voice).await,
-        Some(RunsCommand::Prune(prune)) => self::prune(store, prune, voice).await,
+        Some(RunsCommand::Prune(prune)) => self::prune(store, &state, prune, voice).await,
     }
 }
 
@@ -161,7 +163,7 @@ async fn is_carried_out(store: &dyn Store, run: &RunId) -> Result<bool> {
     Ok(all(store).await?.iter().any(|summary| summary.run == *run && summary.is_running(now)))
 }
 
-async fn prune(store: Arc<dyn Store>, args: &args::Prune, voice: Voice) -> Result<Exit> {
+async fn prune(store: Arc<dyn Store>, state: &Path, args: &args::Prune, voice: Voice) -> Result<Exit> {
     let (runs, holds, now) = (store.runs().await?, store.holds().await?, SystemClock.now());
     let pruned = Pruning { older_than: args.older_than, keep: args.keep }.of(&runs, &holds, now);
     let go: Vec<RunLine> = pruned.go.iter().map(|run| RunLine::new(run, now, code)).collect();
@@ -181,6 +183,10 @@ async fn prune(store: Arc<dyn Store>, args: &args::Prune, voice: Voice) -> Resul
     }
     let wanted: Vec<RunId> = go.iter().map(|line| line.run.clone()).collect();
     let removed = if acts { store.prune(&wanted).await? } else { Vec::new() };
+    for run in &removed {
+        // Only runs without a terminal have one.
+        let _ = std::fs::remove_file(detach::log(state, run));
+    }
     match voice.json {
         true => print(&report::pruned_json(&wanted, &removed, &stay)),
         false if acts => print(&format!("Removed {} of {}.\n", removed.len(), wanted.len())),

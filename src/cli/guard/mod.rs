@@ -42,7 +42,7 @@ const ARMED: &str = "armed";
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Where a run's guard tells what it did.
-fn log(state: &Path, run: &RunId) -> PathBuf {
+pub fn log(state: &Path, run: &RunId) -> PathBuf {
     state.join(format!("guard-{run}.log"))
 }
 
@@ -72,19 +72,13 @@ async fn guard(args: args::Guard) -> Result<Exit> {
     let ended = match left {
         Some((lock, plan)) => settle(&context, &run, lock, plan).await,
         None => {
-            quiet(&log(&context.state, &run));
+            // It holds what the topology file is warned of at most.
+            let _ = std::fs::remove_file(log(&context.state, &run));
             Ok(Exit::Success)
         }
     };
     context.close().await;
     ended
-}
-
-/// A log in which nothing was told is of no use.
-fn quiet(log: &Path) {
-    if std::fs::metadata(log).is_ok_and(|log| log.len() == 0) {
-        let _ = std::fs::remove_file(log);
-    }
 }
 
 /// The process that is watched over.

@@ -68,7 +68,7 @@ async fn guard(args: args::Guard) -> Result<Exit> {
     let run = RunId(args.run);
     let watched = Watched::parent(run.clone(), &context)?;
     let handle = Handle::current();
-    let left = tokio::task::spawn_blocking(move || watched.to_its_end(&handle)).await??;
+    let left = tokio::task::spawn_blocking(move || watched.watch_to_the_end(&handle)).await??;
     let ended = match left {
         Some((lock, plan)) => settle(&context, &run, lock, plan).await,
         None => {
@@ -105,7 +105,7 @@ impl Watched {
 
     /// Hears it until it ends, or is silent for too long while it is watched over: then it is killed, and certainly dead when this
     /// returns. None if there is nothing to be done in its place.
-    fn to_its_end(mut self, runtime: &Handle) -> Result<Option<(Lock, Plan)>> {
+    fn watch_to_the_end(mut self, runtime: &Handle) -> Result<Option<(Lock, Plan)>> {
         let stdin = rustix::stdio::stdin();
         let mut heard = Vec::new();
         loop {

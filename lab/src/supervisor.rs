@@ -1,6 +1,8 @@
 //! Process 1 of a lab: makes its namespaces and mounts, starts its servers, and carries out what `lab` commands ask for. When it
 //! ends, the kernel ends every process of the lab and with them its namespaces and mounts.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,7 +22,7 @@ use crate::layout::{Layout, OPERATOR};
 use crate::namespace::{Namespace, private_mounts};
 use crate::process::{self, Processes};
 use crate::router::{Links, Router};
-use crate::servers::{SRV, Server, Site, account, hosts_etc};
+use crate::servers::{Ready, SRV, Server, Site, account, hosts_etc};
 use crate::{directory::Directory, probe};
 
 /// How long a server may take until it is ready.
@@ -78,6 +80,8 @@ fn tell(out: &mut impl Write, news: &News) {
 }
 
 struct Supervisor {
+    /// Where the lab's files are, beside those that its servers see.
+    directory: PathBuf,
     layout: Layout,
     namespaces: Vec<Namespace>,
     processes: Arc<Processes>,
@@ -136,6 +140,7 @@ impl Supervisor {
         }
         .prepare()?;
         let mut supervisor = Self {
+            directory: directory.path().to_owned(),
             layout,
             namespaces,
             processes,
@@ -146,7 +151,7 @@ impl Supervisor {
             ready_after: Duration::ZERO,
         };
         let all: Vec<usize> = (0..supervisor.servers.len()).collect();
-        supervisor.start_servers(&all, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
+        supervisor.start_servers(&all, &|_, _| true, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
         supervisor.ready_after = begin.elapsed();
         out.flush()?;
         Ok(supervisor)
@@ -157,7 +162,13 @@ impl Supervisor {
     }
 
     /// Starts servers wave by wave. What is ready only once later waves run (a proxy with its applications) is waited for at the end.
-    fn start_servers(&self, which: &[usize], news: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    /// Of the conditions of readiness, those count for which `counts` is true of server and number.
+    fn start_servers(
+        &self,
+        which: &[usize],
+        counts: &(dyn Fn(usize, usize) -> bool + Sync),
+        news: &(dyn Fn(&str) + Sync),
+    ) -> Result<()> {
         let mut waves: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
         for index in which {
             waves.entry(self.servers[*index].wave).or_default().push(*index);
@@ -167,11 +178,11 @@ impl Supervisor {
                 self.launch(*index)?;
             }
             self.each(wave, &|index| {
-                self.wait_ready(index, |ready| !matches!(ready, crate::servers::Ready::Http { .. }))
+                self.wait_ready(index, |number, ready| counts(index, number) && !matches!(ready, Ready::Http { .. }))
             })?;
         }
         self.each(which, &|index| {
-            self.wait_ready(index, |ready| matches!(ready, crate::servers::Ready::Http { .. }))?;
+            self.wait_ready(index, |number, ready| counts(index, number) && matches!(ready, Ready::Http { .. }))?;
             self.still_runs(index)?;
             news(&self.servers[index].name);
             Ok(())
@@ -228,11 +239,11 @@ impl Supervisor {
         Ok(())
     }
 
-    fn wait_ready(&self, index: usize, which: impl Fn(&crate::servers::Ready) -> bool) -> Result<()> {
+    fn wait_ready(&self, index: usize, which: impl Fn(usize, &Ready) -> bool) -> Result<()> {
         let server = &self.servers[index];
         let deadline = Instant::now() + READY_DEADLINE;
         let pid = self.pids().get(&index).copied();
-        for ready in server.ready.iter().filter(|ready| which(ready)) {
+        for (_, ready) in server.ready.iter().enumerate().filter(|(number, ready)| which(*number, ready)) {
             loop {
                 let place = self.namespace(&server.place)?;
                 let Err(why) = place.enter(|| probe::ask(ready, &self.processes)) else { break };
@@ -370,6 +381,8 @@ impl Supervisor {
                 self.start_again(&selected)?;
                 Reply::Done(format!("started {} servers", selected.len()))
             }
+            Request::Snapshot { name } => Reply::Done(self.snapshot(name)?),
+            Request::Restore { name } => Reply::Done(self.restore(name)?),
             Request::Link { a, b, one_way, change } => {
                 let from = self.layout.index(a)?;
                 let others: Vec<usize> = match b.as_str() {

@@ -174,9 +174,13 @@ impl Supervisor {
             waves.entry(self.servers[*index].wave).or_default().push(*index);
         }
         for wave in waves.values() {
-            for index in wave {
-                self.launch(*index)?;
+            let (standbys, others): (Vec<usize>, Vec<usize>) = wave.iter().partition(|index| self.is_standby(**index));
+            others.iter().try_for_each(|index| self.launch(*index))?;
+            if !standbys.is_empty() {
+                // A replica that finds nobody tries again only after five seconds.
+                self.each(&others, &|index| self.wait_answers(index))?;
             }
+            standbys.iter().try_for_each(|index| self.launch(*index))?;
             self.each(wave, &|index| {
                 self.wait_ready(index, |number, ready| counts(index, number) && !matches!(ready, Ready::Http { .. }))
             })?;
@@ -187,6 +191,21 @@ impl Supervisor {
             news(&self.servers[index].name);
             Ok(())
         })
+    }
+
+    /// True for a database server that begins as a replica.
+    fn is_standby(&self, index: usize) -> bool {
+        let data = self.servers[index].pid_file.as_deref().and_then(Path::parent);
+        data.is_some_and(|data| data.join("standby.signal").exists())
+    }
+
+    /// Waits until a database server answers anything at all.
+    fn wait_answers(&self, index: usize) -> Result<()> {
+        let server = &self.servers[index];
+        let Some(Ready::Sql { server: at, user, database, .. }) = server.ready.first() else { return Ok(()) };
+        let (query, answer) = ("select 1".to_owned(), "1".to_owned());
+        let (user, database) = (user.clone(), database.clone());
+        self.wait_for(index, &Ready::Sql { server: *at, user, database, query, answer })
     }
 
     /// Does something with several servers at once; all errors in one.
@@ -240,28 +259,30 @@ impl Supervisor {
     }
 
     fn wait_ready(&self, index: usize, which: impl Fn(usize, &Ready) -> bool) -> Result<()> {
+        let ready = self.servers[index].ready.iter().enumerate();
+        ready.filter(|(number, ready)| which(*number, ready)).try_for_each(|(_, ready)| self.wait_for(index, ready))
+    }
+
+    fn wait_for(&self, index: usize, ready: &Ready) -> Result<()> {
         let server = &self.servers[index];
         let deadline = Instant::now() + READY_DEADLINE;
         let pid = self.pids().get(&index).copied();
-        for (_, ready) in server.ready.iter().enumerate().filter(|(number, ready)| which(*number, ready)) {
-            loop {
-                let place = self.namespace(&server.place)?;
-                let Err(why) = place.enter(|| probe::ask(ready, &self.processes)) else { break };
-                let ended = pid.filter(|_| !server.by_command).and_then(|pid| self.processes.how_ended(pid));
-                let problem = match ended {
-                    Some(how) => format!("ended with {how}"),
-                    None if Instant::now() > deadline => {
-                        format!("is not ready after {} s: {why:#}", READY_DEADLINE.as_secs())
-                    }
-                    None => {
-                        std::thread::sleep(POLL);
-                        continue;
-                    }
-                };
-                bail!("{} ({}) {problem}; the end of its log:\n{}", server.name, server.kind, self.last_lines(server));
-            }
+        let place = self.namespace(&server.place)?;
+        loop {
+            let Err(why) = place.enter(|| probe::ask(ready, &self.processes)) else { return Ok(()) };
+            let ended = pid.filter(|_| !server.by_command).and_then(|pid| self.processes.how_ended(pid));
+            let problem = match ended {
+                Some(how) => format!("ended with {how}"),
+                None if Instant::now() > deadline => {
+                    format!("is not ready after {} s: {why:#}", READY_DEADLINE.as_secs())
+                }
+                None => {
+                    std::thread::sleep(POLL);
+                    continue;
+                }
+            };
+            bail!("{} ({}) {problem}; the end of its log:\n{}", server.name, server.kind, self.last_lines(server));
         }
-        Ok(())
     }
 
     /// A server may have answered once and ended all the same: haproxy listens before it finds that it cannot go on.

@@ -27,6 +27,9 @@ const FACILITY: &str = "west";
 /// How long one command may take, whatever is ill.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
 
+/// How long a plan may be refused after all servers were started.
+const READY: Duration = Duration::from_secs(30);
+
 /// How long a target may take to answer `handover` a question: two cores are shared by two labs.
 const TIMEOUT: &str = "5s";
 
@@ -73,24 +76,16 @@ impl Stand {
         let mut undisturbed = Vec::new();
         remove(&stand.state())?;
         for story in Story::ALL {
+            let left = facts::read(&stand.lab, &stand.topology, &stand.state())?;
             stand.lab.snapshot(story.word())?;
             copy(&stand.state(), &stand.state_before(story))?;
-            let before = stand.steady(story)?;
+            let changed = stand.differences(&left)?;
+            ensure!(changed.is_empty(), "all servers were restarted, and that changed: {changed:#?}");
             undisturbed.push(stand.undisturbed(story)?);
             let after = facts::read(&stand.lab, &stand.topology, &stand.state())?;
-            stand.ends.insert(story, [before, after]);
+            stand.ends.insert(story, [left, after]);
         }
         Ok((stand, undisturbed))
-    }
-
-    /// The facts after a start, once they are what the story before has left.
-    fn steady(&self, story: Story) -> Result<Facts> {
-        let Some([_, left]) = self.ends.values().last() else {
-            return facts::read(&self.lab, &self.topology, &self.state());
-        };
-        let changed = facts::settle(&self.lab, &self.topology, &self.state(), left)?;
-        ensure!(changed.is_empty(), "before the {} all servers were restarted, and that changed: {changed:#?}", story.word());
-        Ok(left.clone())
     }
 
     fn undisturbed(&self, story: Story) -> Result<Undisturbed> {
@@ -189,9 +184,15 @@ impl Stand {
     /// If there is none.
     pub fn plan(&self, story: Story) -> Result<PathBuf> {
         let file = self.folder.join("plan.yaml");
-        let code = self.plan_to(story, &file)?;
-        ensure!(code == Some(0), "no plan could be made: {code:?}");
-        Ok(file)
+        let deadline = Instant::now() + READY;
+        loop {
+            match self.plan_to(story, &file)? {
+                Some(0) => return Ok(file),
+                code if Instant::now() >= deadline => bail!("no plan could be made: {code:?}"),
+                // Health checks have not passed yet.
+                _ => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
     }
 
     /// Makes the story's plan as a file; returns the exit status.

@@ -51,6 +51,8 @@ pub struct Played {
     pub stuck: bool,
     /// Acknowledged writes that are not on the final primary.
     pub lost_writes: u64,
+    /// Questions of the checker that members answered.
+    pub questions: u64,
     /// Times at which two members of one database took writes.
     pub two_writable: usize,
     /// The longest time without an acknowledged write.
@@ -80,22 +82,17 @@ impl Played {
 pub fn play(stand: &Stand, case: &Case) -> Result<Played> {
     let began = Instant::now();
     let mut played = Played { case: case.to_string(), ..Played::default() };
-    let mut lap = { let mut last = began; move |what: &str| { if std::env::var_os("LAPS").is_some() { eprintln!("      {what} {:?}", last.elapsed()); } last = Instant::now(); } };
     stand.set(case.story)?;
-    lap("set");
     let watch = Watch::start(&stand.lab, &stand.topology)?;
     let mut clients = super::within(async { Clients::start(&stand.lab, &stand.script) })?;
     served(&mut clients, 20)?;
 
-    lap("clients");
     disturb(stand, case, &mut played)?;
-    lap("disturb");
     if case.waits {
         std::thread::sleep(WAITING);
     }
     go_on(stand, case, &mut played)?;
 
-    lap("go on");
     if let Err(error) = served(&mut clients, 20) {
         played.problem(format!("clients do not go on: {error:#}"));
     }
@@ -113,11 +110,11 @@ pub fn play(stand: &Stand, case: &Case) -> Result<Played> {
     played.failed_requests =
         report.http.failed + report.databases.values().map(|database| database.failed).sum::<u64>();
     let watched = watch.end()?;
+    played.questions = watched.answers;
     played.two_writable = watched.two_writable.len();
     for two in &watched.two_writable {
         played.problem(format!("two members took writes at once, for {:?}: {}", two.time, two.members.join(" and ")));
     }
-    lap("judge");
     played.seconds = began.elapsed().as_secs_f64();
     Ok(played)
 }

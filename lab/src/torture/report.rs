@@ -36,6 +36,8 @@ pub struct Report {
     pub lost_writes: u64,
     /// Times at which two members of one database took writes.
     pub two_writable: usize,
+    /// How often a member answered the checker whether it takes writes.
+    pub questions: u64,
     /// The longest time without an acknowledged write while a guard lived and every server was well.
     pub longest_stall_ms: u64,
     /// The same where the guard was killed too: until somebody goes on.
@@ -85,6 +87,7 @@ impl Tally {
         report.stopped += usize::from(played.end == Some(RunEnd::Stopped));
         report.stuck += usize::from(played.stuck || played.end == Some(RunEnd::Stuck));
         report.lost_writes += played.lost_writes;
+        report.questions += played.questions;
         report.two_writable += played.two_writable;
         let (kind, stall) = match &case.fault {
             Fault::Server { .. } => ("ill servers", &mut report.longest_stall_ill_ms),

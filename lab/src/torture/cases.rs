@@ -322,6 +322,29 @@ impl Random {
     }
 }
 
+impl Case {
+    /// Cases that are alike in what goes wrong and what is done about it, wherever.
+    fn kind(&self) -> String {
+        match &self.fault {
+            Fault::Orchestrator { blow, .. } => format!("{blow:?} {:?}", self.then),
+            Fault::Server { ill, .. } => format!("{ill:?}"),
+        }
+    }
+}
+
+/// Some of the cases, in their order, as different as can be: one of each kind before any second one.
+pub fn sample(cases: &[Case], number: usize) -> Vec<Case> {
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, case) in cases.iter().enumerate() {
+        let count = seen.entry(case.kind()).or_default();
+        places.push((*count, index));
+        *count += 1;
+    }
+    places.sort_unstable();
+    places.iter().take(number).map(|(_, index)| cases[*index].clone()).collect()
+}
+
 /// All cases in the order in which they are played: first a kill once durable and a resume at every class of points, then the rest.
 /// `servers` says which servers a target needs.
 pub fn cases(undisturbed: &[Undisturbed], servers: &dyn Fn(&TargetId) -> Vec<String>, seed: u64) -> Vec<Case> {
@@ -375,4 +398,67 @@ pub fn cases(undisturbed: &[Undisturbed], servers: &dyn Fn(&TargetId) -> Vec<Str
     random.shuffle(&mut rest);
     first.extend(rest);
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(blow: Blow, then: Then, name: &str) -> Case {
+        let point = Point { recorded: true, kind: "step_done".to_owned(), name: name.to_owned(), verb: "stop".to_owned() };
+        Case { story: Story::Drain, fault: Fault::Orchestrator { point, moment: Moment::After, blow }, waits: false, then }
+    }
+
+    #[test]
+    fn a_sample_has_one_of_each_kind_before_any_second_one() {
+        let all = [
+            case(Blow::Kill, Then::Resume, "a"),
+            case(Blow::Kill, Then::Resume, "b"),
+            case(Blow::Kill, Then::Rollback, "c"),
+            case(Blow::Stop, Then::Resume, "d"),
+        ];
+        let names: Vec<String> = sample(&all, 3).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "drain/kill/after/record:step_done:a/resume",
+                "drain/kill/after/record:step_done:c/rollback",
+                "drain/stop/after/record:step_done:d/resume"
+            ]
+        );
+        assert_eq!(sample(&all, 9).len(), 4);
+    }
+
+    #[test]
+    fn a_point_is_known_by_what_is_written_for_it() {
+        let record = Record::StepDone { step: StepId("db.orders.fence".to_owned()), verified: String::new() };
+        let written = serde_json::to_string(&record).unwrap();
+        let point = |kind: &str, name: &str| Point {
+            recorded: true,
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            verb: String::new(),
+        };
+        assert!(written.contains(&point("step_done", "db.orders.fence").pattern()));
+        assert!(!written.contains(&point("step_done", "db.orders.fen").pattern()));
+        let section = Record::SectionStarted { section: "switchover.orders".to_owned(), steps: vec![], assumed: vec![] };
+        let written = serde_json::to_string(&section).unwrap();
+        assert!(written.contains(&point("section_started", "switchover.orders").pattern()));
+        let event = serde_json::to_string(&Event::StepStarted {
+            step: StepId("db.orders.fence".to_owned()),
+            title: String::new(),
+            expected: std::time::Duration::ZERO,
+        });
+        let told = Point { recorded: false, ..point("step_started", "db.orders.fence") };
+        assert!(event.unwrap().contains(&told.pattern()));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_numbers() {
+        let numbers = |seed| { let mut random = Random(seed); [(); 3].map(|()| random.next()) };
+        assert_eq!(numbers(7), numbers(7));
+        assert_ne!(numbers(7), numbers(8));
+        // As the reference implementation gives them.
+        assert_eq!(Random(1234567).next(), 6457827717110365317);
+    }
 }

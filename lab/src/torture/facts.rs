@@ -105,8 +105,9 @@ fn script(topology: &Topology) -> Result<String> {
         for (name, member) in members {
             let (ip, port) = socket(&member.target)?;
             let user = member.target.settings.text("user").unwrap_or("handover");
-            // Slots that nobody uses, and followers that do not stream, are differences too.
-            let sql = "select pg_is_in_recovery(), case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver) else ($$x$$ || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end, current_setting($$synchronous_standby_names$$) union all select * from (select active, 0, slot_name::text from pg_replication_slots order by 3) slots union all select * from (select state = $$streaming$$, 0, application_name || sync_state from pg_stat_replication order by 3) followers union all select status = $$streaming$$, 0, sender_host || sender_port from pg_stat_wal_receiver union all select * from (select true, 0, name || $$ = $$ || setting from pg_file_settings where sourcefile ~ $$auto.conf$$ order by 3) settings";
+            // Slots that nobody uses, and followers that do not stream, are differences too. Where a primary last received from, when it
+            // was a replica, means nothing.
+            let sql = "select pg_is_in_recovery(), case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver) else ($$x$$ || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end, current_setting($$synchronous_standby_names$$) union all select * from (select active, 0, slot_name::text from pg_replication_slots order by 3) slots union all select * from (select state = $$streaming$$, 0, application_name || sync_state from pg_stat_replication order by 3) followers union all select status = $$streaming$$, 0, sender_host || sender_port from pg_stat_wal_receiver union all select * from (select true, 0, name || $$ = $$ || setting from pg_file_settings where sourcefile ~ $$auto.conf$$ and (pg_is_in_recovery() or name !~ $$^primary_$$) order by 3) settings";
             writeln!(text, "export PGPASSWORD=$(awk -F: '$4 == \"{user}\" {{print $5}}' /srv/secrets/pgpass)")?;
             writeln!(text, "ask '{name}' psql -XAtq -h {ip} -p {port} -U {user} -d {database} -c '{sql}'")?;
         }

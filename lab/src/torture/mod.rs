@@ -53,14 +53,14 @@ pub struct Args {
     /// Only cases whose names contain this; may be repeated.
     #[arg(long = "case", value_name = "TEXT")]
     pub cases: Vec<String>,
-    /// At most so many cases.
+    /// Only so many cases, as different as can be.
     #[arg(long, value_name = "NUMBER")]
-    pub limit: Option<usize>,
+    pub sample: Option<usize>,
     /// Only tell the names of the cases, in their order.
     #[arg(long)]
     pub list: bool,
-    /// A file with the number of cases of the property tests, for the report.
-    #[arg(long, env = "SIMULATED_CASES_FILE", value_name = "PATH")]
+    /// What the property tests on simulated targets have reported (`SIMULATED_REPORT`): its number of cases goes into the report.
+    #[arg(long, value_name = "PATH")]
     pub simulated: Option<PathBuf>,
 }
 
@@ -101,7 +101,9 @@ pub fn play(args: &Args) -> Result<Report> {
     if !args.cases.is_empty() {
         cases.retain(|case| args.cases.iter().any(|text| case.to_string().contains(text.as_str())));
     }
-    cases.truncate(args.limit.unwrap_or(usize::MAX));
+    if let Some(number) = args.sample {
+        cases = cases::sample(&cases, number);
+    }
     let tally = Tally::new(seed, &undisturbed, known);
     println!("{known} cases; {} to be played within {} s", cases.len(), args.seconds);
     if args.list {
@@ -137,7 +139,9 @@ pub fn play(args: &Args) -> Result<Report> {
 fn simulated(args: &Args) -> Result<Option<u64>> {
     let Some(file) = &args.simulated else { return Ok(None) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(Some(text.trim().parse().with_context(|| format!("{} holds no number", file.display()))?))
+    let report: serde_json::Value = serde_json::from_str(&text)?;
+    let cases = report.get("cases").and_then(serde_json::Value::as_u64);
+    Ok(Some(cases.with_context(|| format!("{} says no number of cases", file.display()))?))
 }
 
 fn up(args: &Args, handover: &Path, number: usize) -> Result<(Stand, Vec<Undisturbed>)> {

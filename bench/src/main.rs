@@ -3,6 +3,7 @@
 mod dns;
 #[path = "../../tests/common/healthy.rs"]
 mod healthy;
+mod journal;
 mod namespace;
 mod numbers;
 mod observe;

@@ -24,6 +24,8 @@ pub struct Report {
     pub plan_blackholed_s: f64,
     /// Plans of generated topologies.
     pub planner: Vec<Once>,
+    /// Milliseconds until one record of the journal is durable.
+    pub journal_ms: f64,
     /// Programs with their versions.
     pub versions: BTreeMap<&'static str, String>,
 }
@@ -49,6 +51,7 @@ impl Report {
             "observe_ms": {"all": self.observed.all_ms, "slowest_target": self.observed.slowest_ms},
             "plan_blackholed_s": self.plan_blackholed_s,
             "planner_100k_s": self.planner.last().map(|once| once.plan_wall_s),
+            "journal_ms": self.journal_ms,
             "details": self,
         })
     }
@@ -110,9 +113,13 @@ impl Report {
         if let Some(large) = self.planner.last() {
             let good = large.plan_wall_s < 1.0 && large.peak_mib < 500.0;
             line("  the largest", format!("{:.3} s", large.plan_wall_s), "< 1 s, < 500 MiB", Some(good));
-            let exponent = exponent(&self.planner);
-            line("  exponent", format!("{exponent:.2}"), "≤ 1.1", Some(exponent <= 1.1));
+            let order = exponent(&self.planner, |once| once.diff_order_s);
+            line("  exponent, comparing and ordering", format!("{order:.3}"), "≤ 1.1", Some(order <= 1.1));
+            let plan = exponent(&self.planner, |once| once.plan_s);
+            line("  exponent, the whole plan", format!("{plan:.3}"), "", None);
         }
+        let journal = self.journal_ms;
+        line("one record of the journal, durable", format!("{journal:.1} ms"), "< 5 ms", Some(journal < 5.0));
         let versions: Vec<String> = self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         text + "\n  " + &versions.join(", ") + "\n"
     }

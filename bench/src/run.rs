@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::programs::{handover, version};
 use crate::report::Report;
-use crate::{namespace, observe, planner};
+use crate::{journal, namespace, observe, planner};
 
 /// What `make bench` can be told.
 #[derive(clap::Args, Clone, Debug)]
@@ -50,6 +50,7 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     let (times, octodns_times) = if pairs < 15 { (3, 1) } else { (11, 3) };
     eprintln!("planning without a network");
     let planner = spawn_blocking(planner::measure).await??;
+    let journal_ms = journal::measure().await?;
     let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let octodns = arguments.octodns.canonicalize()?.display().to_string();
     let (times_text, octodns_text) = (times.to_string(), octodns_times.to_string());
@@ -80,5 +81,5 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         ("dig", version("dig", &["-v"])),
         ("octoDNS", version(&octodns_sync, &["--version"])),
     ]);
-    Ok(Report { switchovers, zones, observed, plan_blackholed_s, planner, versions })
+    Ok(Report { switchovers, zones, observed, plan_blackholed_s, planner, journal_ms, versions })
 }

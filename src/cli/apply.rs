@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::args::{self, Format};
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, print, stderr_style};
+use super::detach;
 use super::exit::Exit;
 use super::go_on;
 use super::process;
@@ -28,6 +29,9 @@ use crate::topology::Topology;
 /// If the store fails before anything was done.
 pub async fn run(args: args::Apply) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.common.output };
+    if args.detached.is_some() {
+        detach::leave();
+    }
     let Some(plan) = &args.plan else { return go_on::resume(args, voice).await };
     let saved = match show::read(plan, voice) {
         Ok(saved) => saved,
@@ -85,7 +89,11 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         }
         return Ok(Exit::Refused);
     }
-    let (digest, document, run) = (saved.digest, saved.text, run_id(context.engine.now()));
+    let run = args.detached.clone().map_or_else(|| run_id(context.engine.now()), RunId);
+    if args.detach {
+        return detach::start(context, &run, voice).await;
+    }
+    let (digest, document) = (saved.digest, saved.text);
     let telling = Telling { format: args.format, output: args.common.output };
     let outcome = conduct(telling, |stop, events| {
         let request = Request { plan: saved.plan, digest, document, run, holder: process::holder(), stop, events };

@@ -385,6 +385,12 @@ pub struct Apply {
     /// Do not ask
     #[arg(long)]
     pub auto_approve: bool,
+    /// Return as soon as the run has begun, which goes on without this terminal; `handover runs follow` watches it
+    #[arg(long)]
+    pub detach: bool,
+    /// The identity of the run, chosen by whoever started this process for it
+    #[arg(long, value_name = "RUN", hide = true)]
+    pub detached: Option<String>,
     /// Pass a gate whatever it says, beside those that the plan passes (may be given several times). The run's journal keeps who
     /// passed it and why
     #[arg(long = "override", value_name = "GATE", requires = "reason")]

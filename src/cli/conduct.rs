@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::args::{Format, Output};
 use super::context::{eprint, print, stderr_style, stdout_style};
+use super::process;
 use crate::engine::RunOutcome;
 use crate::event::Event;
 use crate::journal::StoreError;
@@ -81,17 +82,18 @@ fn listen(mut reporter: Box<dyn Reporter>, mut heard: mpsc::UnboundedReceiver<Ev
     }
 }
 
-/// The first Ctrl-C or SIGTERM asks the run to stop where that is safe; later ones only say that it does.
+/// The first Ctrl-C, SIGTERM or SIGHUP (its terminal is gone) asks the run to stop where that is safe; later ones only say that it does.
 async fn stop_on_signal(stop: watch::Sender<bool>, events: mpsc::UnboundedSender<Event>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
+    // Before the handler hides it.
+    let stays = process::ignores_hangup();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv(), if !stays => {}
         }
         let finishing =
             "steps that are under way; a database that is being switched over is finished or undone".to_owned();

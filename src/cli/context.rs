@@ -107,6 +107,8 @@ pub struct Context {
     pub engine: Engine,
     /// Where runs and holds are kept.
     pub store: Arc<dyn Store>,
+    /// The state directory.
+    pub state: PathBuf,
     transport: Arc<Transport>,
 }
 
@@ -126,8 +128,9 @@ impl Context {
         let registry = registry(&secrets, &transport);
         let engine = Engine::new(Arc::clone(&topology), registry, Arc::new(SystemClock), common.timeout.0);
         let engine = engine.with_sockets(sockets());
-        let store = open_store(common.state_dir.as_deref(), &topology)?;
-        Ok(Ok(Self { topology, source, engine, store, transport }))
+        let state = state_directory(common.state_dir.as_deref(), &topology)?;
+        let store = open_store(&state, &topology)?;
+        Ok(Ok(Self { topology, source, engine, store, state, transport }))
     }
 
     /// Closes connections that would outlive the program.
@@ -155,20 +158,30 @@ fn read_topology(file: &Path, voice: Voice) -> Result<(Source, Topology), Exit> 
     Ok((source, topology))
 }
 
-/// The store of the topology in this file, for commands that speak to no target.
+/// What commands need that speak to no target.
+pub struct Records {
+    /// Where runs and holds are kept.
+    pub store: Arc<dyn Store>,
+    /// The state directory.
+    pub state: PathBuf,
+}
+
+/// The records of the topology in this file.
 ///
 /// # Errors
 /// If the store cannot be opened; a topology that cannot be used is an exit code.
-pub fn store(args: &StoreArgs, voice: Voice) -> Result<Result<Arc<dyn Store>, Exit>> {
+pub fn store(args: &StoreArgs, voice: Voice) -> Result<Result<Records, Exit>> {
     match read_topology(&args.topology, voice) {
-        Ok((_, topology)) => Ok(Ok(open_store(args.state_dir.as_deref(), &topology)?)),
+        Ok((_, topology)) => {
+            let state = state_directory(args.state_dir.as_deref(), &topology)?;
+            Ok(Ok(Records { store: open_store(&state, &topology)?, state }))
+        }
         Err(exit) => Ok(Err(exit)),
     }
 }
 
-fn open_store(directory: Option<&Path>, topology: &Topology) -> Result<Arc<dyn Store>> {
-    let directory = state_directory(directory, topology)?;
-    Ok(Arc::new(SqliteStore::open(&directory, &topology.name)?))
+fn open_store(directory: &Path, topology: &Topology) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(SqliteStore::open(directory, &topology.name)?))
 }
 
 /// How many sockets there may be, with the limit raised as far as the system allows: hundreds of targets are spoken to at once, and

@@ -34,6 +34,27 @@ pub enum Exit {
     Invalid = 65,
 }
 
+impl Exit {
+    /// What a process of this program has exited with.
+    pub fn of(code: u8) -> Option<Self> {
+        let all = [
+            Self::Success,
+            Self::Error,
+            Self::Differences,
+            Self::Refused,
+            Self::Stopped,
+            Self::Locked,
+            Self::Stuck,
+            Self::Drift,
+            Self::Degraded,
+            Self::Split,
+            Self::Usage,
+            Self::Invalid,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -24,6 +24,7 @@ struct Asked<'a> {
     how: How,
     overrides: Overrides,
     auto_approve: bool,
+    detach: bool,
     telling: Telling,
     common: &'a Common,
 }
@@ -42,6 +43,7 @@ pub async fn resume(args: args::Apply, voice: Voice) -> Result<Exit> {
         how: How::Resume,
         overrides,
         auto_approve: args.auto_approve,
+        detach: args.detach,
         telling: Telling { format: args.format, output: args.common.output },
         common: &args.common,
     };
@@ -59,6 +61,7 @@ pub async fn rollback(args: args::Rollback) -> Result<Exit> {
         how: How::Rollback,
         overrides: Overrides::new(),
         auto_approve: args.auto_approve,
+        detach: false,
         telling: Telling { format: args.format, output: args.common.output },
         common: &args.common,
     };
@@ -76,7 +79,7 @@ async fn go_on(asked: Asked<'_>, voice: Voice) -> Result<Exit> {
 }
 
 async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<Exit> {
-    let Asked { run, how, overrides, auto_approve, telling, .. } = asked;
+    let Asked { run, how, overrides, auto_approve, detach, telling, common } = asked;
     let store = &*context.store;
     let dead = match unlock::at_work(store).await? {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
@@ -107,11 +110,14 @@ async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<E
             let why = format!("there is no terminal to ask on: look at it with `{show}`, then add --auto-approve");
             return Ok(voice.error(Exit::Usage, &why));
         }
-        eprint(&report::going_on(&summary.run, &plan, &past, how, stderr_style(asked.common.output)));
+        eprint(&report::going_on(&summary.run, &plan, &past, how, stderr_style(common.output)));
         let question = if how == How::Rollback { "Take this back?" } else { "Go on?" };
         if !confirmed(question)? {
             return Ok(Exit::Refused);
         }
+    }
+    if detach {
+        return super::detach::start(context, &summary.run, voice).await;
     }
     let outcome = conduct(telling, |stop, events| {
         let (run, holder) = (summary.run.clone(), process::holder());
@@ -144,7 +150,8 @@ fn impossible(
     if let Some(over) = over {
         return Some(format!("run {run} {over}: there is nothing to go on with; `handover runs` lists them all"));
     }
-    let since = runs.iter().take_while(|other| other.run != *run).find(|other| other.end != Some(RunEnd::Refused));
+    let nothing_stays = |other: &&RunSummary| matches!(other.end, Some(RunEnd::Refused | RunEnd::Undone));
+    let since = runs.iter().take_while(|other| other.run != *run).find(|other| !nothing_stays(other));
     if let Some(since) = since {
         return Some(format!(
             "run {} has changed things since run {run}: see how they are with `handover status`, and make a new plan",
@@ -160,7 +167,11 @@ fn impossible(
     }
     let done = past.done.keys().cloned().collect();
     let (step, why) = plan.irreversible(&done).next().filter(|_| how == How::Rollback)?;
-    Some(format!("run {run} cannot be rolled back: after `{}`, {why}", step.title))
+    let back = plan.way_back();
+    Some(format!(
+        "run {run} cannot be rolled back after `{}`: {why}\nplan the way back, which moves primaries as well: {back}",
+        step.title
+    ))
 }
 
 /// The newest run, if it died in the middle of a section of the topology as it is now.

@@ -4,6 +4,7 @@ mod apply;
 pub mod args;
 mod conduct;
 mod context;
+mod detach;
 mod exit;
 mod files;
 mod go_on;

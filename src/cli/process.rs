@@ -47,6 +47,14 @@ pub fn life(holder: &Holder) -> Life {
     process.and_then(|process| Some(process.life(&here(process.pid)?))).unwrap_or(Life::Unknown)
 }
 
+/// Whether this process was started so that the end of its terminal does not concern it, as by nohup(1).
+pub fn ignores_hangup() -> bool {
+    let status = read("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    // SIGHUP is signal 1, the lowest bit.
+    ignored.is_some_and(|ignored| ignored & 1 == 1)
+}
+
 /// Who acts here: `user@host pid N`.
 #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
 pub fn holder() -> Holder {

@@ -17,7 +17,7 @@ use crate::report;
 pub async fn run(args: args::Report) -> Result<Exit> {
     let voice = Voice { json: false, output: args.store.output };
     let store = match context::store(&args.store, voice)? {
-        Ok(store) => store,
+        Ok(records) => records.store,
         Err(exit) => return Ok(exit),
     };
     let summary = match runs::find(&*store, &args.named, voice).await? {

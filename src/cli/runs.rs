@@ -1,6 +1,7 @@
 //! `handover runs`: lists, shows, follows and prunes runs. It speaks to no target.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
 use super::args::{self, Format, NamedRun, RunsCommand};
-use super::context::{self, eprint, print, stdout_style};
+use super::context::{self, Records, eprint, print, stdout_style};
+use super::detach;
 use super::exit::Exit;
+use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::journal::{Pruning, Record, RunEnd, RunId, RunSummary, Store};
 use crate::provider::{Clock, SystemClock};
@@ -27,15 +30,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// If the store fails.
 pub async fn run(args: args::Runs) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.store.output };
-    let store = match context::store(&args.store, voice)? {
-        Ok(store) => store,
+    let Records { store, state } = match context::store(&args.store, voice)? {
+        Ok(records) => records,
         Err(exit) => return Ok(exit),
     };
     match &args.command {
         None => list(&*store, voice).await,
         Some(RunsCommand::Show(named)) => show(&*store, named, voice).await,
         Some(RunsCommand::Follow(named)) => follow(&*store, named, voice).await,
-        Some(RunsCommand::Prune(prune)) => self::prune(store, prune, voice).await,
+        Some(RunsCommand::Prune(prune)) => self::prune(store, &state, prune, voice).await,
     }
 }
 
@@ -44,7 +47,7 @@ fn code(end: RunEnd) -> u8 {
 }
 
 async fn list(store: &dyn Store, voice: Voice) -> Result<Exit> {
-    let (runs, now) = (store.runs().await?, SystemClock.now());
+    let (runs, now) = (all(store).await?, SystemClock.now());
     let lines: Vec<RunLine> = runs.iter().map(|run| RunLine::new(run, now, code)).collect();
     match voice.json {
         true => print(&report::runs_json(&lines)),
@@ -53,12 +56,24 @@ async fn list(store: &dyn Store, voice: Voice) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// All runs, newest first. One whose process is certainly gone does not hold the lock, whatever its lease says.
+///
+/// # Errors
+/// If the store fails.
+async fn all(store: &dyn Store) -> Result<Vec<RunSummary>> {
+    let mut runs = store.runs().await?;
+    if let AtWork::Dead(lock) = unlock::at_work(store).await? {
+        runs.iter_mut().filter(|run| run.run == lock.run).for_each(|run| run.leased_until = None);
+    }
+    Ok(runs)
+}
+
 /// The run that is meant: its identity, the beginning of it, or `last`. What keeps it from being found is told.
 ///
 /// # Errors
 /// If the store fails.
 pub async fn find(store: &dyn Store, named: &NamedRun, voice: Voice) -> Result<Result<RunSummary, Exit>> {
-    Ok(chosen(store.runs().await?, &named.run).map_err(|why| voice.error(Exit::Error, &why)))
+    Ok(chosen(all(store).await?, &named.run).map_err(|why| voice.error(Exit::Error, &why)))
 }
 
 fn chosen(runs: Vec<RunSummary>, wanted: &str) -> Result<RunSummary, String> {
@@ -145,10 +160,10 @@ async fn follow(store: &dyn Store, named: &NamedRun, voice: Voice) -> Result<Exi
 
 async fn is_carried_out(store: &dyn Store, run: &RunId) -> Result<bool> {
     let now = SystemClock.now();
-    Ok(store.runs().await?.iter().any(|summary| summary.run == *run && summary.is_running(now)))
+    Ok(all(store).await?.iter().any(|summary| summary.run == *run && summary.is_running(now)))
 }
 
-async fn prune(store: Arc<dyn Store>, args: &args::Prune, voice: Voice) -> Result<Exit> {
+async fn prune(store: Arc<dyn Store>, state: &Path, args: &args::Prune, voice: Voice) -> Result<Exit> {
     let (runs, holds, now) = (store.runs().await?, store.holds().await?, SystemClock.now());
     let pruned = Pruning { older_than: args.older_than, keep: args.keep }.of(&runs, &holds, now);
     let go: Vec<RunLine> = pruned.go.iter().map(|run| RunLine::new(run, now, code)).collect();
@@ -168,6 +183,10 @@ async fn prune(store: Arc<dyn Store>, args: &args::Prune, voice: Voice) -> Resul
     }
     let wanted: Vec<RunId> = go.iter().map(|line| line.run.clone()).collect();
     let removed = if acts { store.prune(&wanted).await? } else { Vec::new() };
+    for run in &removed {
+        // Only runs without a terminal have one.
+        let _ = std::fs::remove_file(detach::log(state, run));
+    }
     match voice.json {
         true => print(&report::pruned_json(&wanted, &removed, &stay)),
         false if acts => print(&format!("Removed {} of {}.\n", removed.len(), wanted.len())),

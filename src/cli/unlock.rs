@@ -21,7 +21,7 @@ use crate::provider::{Clock, SystemClock};
 pub async fn run(args: args::Unlock) -> Result<Exit> {
     let voice = Voice { json: false, output: args.store.output };
     let store = match context::store(&args.store, voice)? {
-        Ok(store) => store,
+        Ok(records) => records.store,
         Err(exit) => return Ok(exit),
     };
     let now = SystemClock.now();

@@ -15,7 +15,7 @@ impl Run {
         let done = self.log().all_done();
         let first = self.plan.irreversible(&done).map(|(step, why)| (step.id.clone(), why.to_owned())).next();
         if let Some((step, why)) = first {
-            let why = format!("it cannot be rolled back any more: {why}");
+            let why = format!("it cannot be rolled back any more: {why}; plan the way back: {}", self.plan.way_back());
             return self.carry_out(Some(Trouble::Failed(step, why))).await;
         }
         let mut levels: BTreeMap<usize, Vec<&Step>> = BTreeMap::new();

@@ -6,13 +6,28 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::run::{Run, Trouble, worse};
 use super::section::{Section, acts_on, fenced};
-use super::step::{Acted, NotDone};
+use super::step::{Acted, NotDone, is_done};
 use crate::event::{Event, StepOutcome};
 use crate::journal::Open;
 use crate::model::{Action, Condition, Live, Position, Role, TargetId};
-use crate::plan::{Step, StepId, Work, live};
+use crate::plan::{Assumption, Step, StepId, Undo, Work, live};
+use crate::provider::Outcome;
+
+/// How long is waited until what a dead process has said is called off at a target.
+const CALLING_OFF: Duration = Duration::from_secs(10);
+
+/// How soon that is tried again where it certainly did nothing.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// After this long is looked again whether a word of the dead process, still on its way when it died, has come in between.
+const LATE: Duration = Duration::from_millis(1_500);
+
+/// How long looking again may take where nothing has changed.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Run {
     /// Ends every open section, all at the same time; what cannot be ended is a trouble.
@@ -29,10 +44,11 @@ impl Run {
     async fn settle_section(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
         let name = &open.section;
         let mut section = self.open_section(steps, Vec::new()).await?;
+        self.call_off(&section, open).await;
         let live = self.engine.observe_only(&steps.iter().filter_map(acts_on).cloned().collect()).await;
         match steps.iter().find(|step| step.point_of_no_return) {
             Some(promote) if open.committed => self.settle_promotion(&mut section, open, promote, &live).await,
-            None if steps.iter().all(|step| holds(step, &live).is_ok()) => {
+            None if steps.iter().all(|step| is_done(step, &live).is_ok()) => {
                 self.tell(Event::Warning { text: format!("{name}: its process died when all of it was done") });
                 steps.iter().for_each(|step| self.found_done(step, open.began));
                 self.record_section(&section, Some(true)).await
@@ -49,6 +65,65 @@ impl Run {
         }
     }
 
+    /// Calls off what the dead process has said to the targets and is not done yet. Where that is not possible it is waited until that is
+    /// too late to begin.
+    async fn call_off(&self, section: &Section<'_>, open: &Open) {
+        let targets: BTreeSet<&TargetId> = section.steps.iter().filter_map(acts_on).collect();
+        let deadline = Instant::now() + CALLING_OFF;
+        let calling = targets.into_iter().map(|id| async move {
+            let target = self.engine.target(id)?;
+            let provider = self.engine.registry.of(&target).map_err(|why| why.to_string())?;
+            loop {
+                match provider.supersede(&target, &section.permit, deadline).await {
+                    Outcome::Applied | Outcome::Seen(_) => return Ok(()),
+                    Outcome::NotApplied(_) if Instant::now() + AGAIN < deadline => tokio::time::sleep(AGAIN).await,
+                    Outcome::NotApplied(why) | Outcome::Unknown(why) => return Err(format!("{}: {why}", id.name())),
+                }
+            }
+        });
+        let failed = futures_util::future::join_all(calling).await.into_iter().filter_map(Result::err);
+        let failed: Vec<String> = failed.collect();
+        if !failed.is_empty() {
+            let what = "what the dead process has said there cannot be called off; it is waited until that is too late";
+            self.tell(Event::Warning { text: format!("{}: {what}: {}", open.section, failed.join("; ")) });
+            tokio::time::sleep((open.began + CALLING_OFF).saturating_sub(self.elapsed())).await;
+        }
+    }
+
+    /// A pause or a route that was on its way when the process died may have come after what ended its section: that is said again.
+    async fn look_again(&self, section: &Section<'_>, done: bool) -> Result<(), Trouble> {
+        tokio::time::sleep(LATE).await;
+        let looking =
+            section.steps.iter().filter(|step| section.phases.contains_key(&step.id)).map(|step| async move {
+                let Work::Act { target, action } = &step.work else { return Ok(()) };
+                let wanted = match (&step.undo, done) {
+                    (Undo::Act { after, .. }, false) => {
+                        vec![Assumption { target: target.clone(), condition: after.clone() }]
+                    }
+                    (_, false) => return Ok(()),
+                    (_, true) if matches!(action, Action::Redirect { .. }) => step.after.clone(),
+                    (_, true) => return Ok(()),
+                };
+                if self.check_after(&wanted, Instant::now() + LOOK).await.is_ok() {
+                    return Ok(());
+                }
+                let again = match done {
+                    false => self.undo(step, &section.permit).await,
+                    true => {
+                        let deadline = Instant::now() + step.deadline.0;
+                        let acted =
+                            self.act(step, target, action, &section.permit, deadline, self.engine.timeout).await;
+                        acted.map(drop).map_err(|failed| failed.why)
+                    }
+                };
+                again.map_err(|why| {
+                    Trouble::Stuck(step.id.clone(), format!("it changed again after its section had ended: {why}"))
+                })
+            });
+        let looked = futures_util::future::join_all(looking).await;
+        looked.into_iter().filter_map(Result::err).fold(None, |old, new| Some(worse(old, new))).map_or(Ok(()), Err)
+    }
+
     /// After the durable intent to promote.
     async fn settle_promotion(
         self: &Arc<Self>,
@@ -59,7 +134,7 @@ impl Run {
     ) -> Result<(), Trouble> {
         let name = &open.section;
         section.committed = true;
-        let promoted = holds(promote, live).is_ok();
+        let promoted = is_done(promote, live).is_ok();
         section.fenced_at = match (promoted, fence_stands(section.steps, live)) {
             (_, Ok(position)) => position,
             (true, Err(why)) => {
@@ -86,7 +161,7 @@ impl Run {
             // Waited for again, with the position at which the old primary has ended.
             Work::Act { action: Action::CatchUp { .. } | Action::WriteRoute { .. }, .. } => promoted,
             _ if step.id == promote.id => promoted,
-            _ if later.contains(&step.id) => promoted && holds(step, live).is_ok(),
+            _ if later.contains(&step.id) => promoted && is_done(step, live).is_ok(),
             _ => true,
         };
         let done: Vec<&Step> = section.steps.iter().filter(|step| is_done(step)).collect();
@@ -96,13 +171,14 @@ impl Run {
         }
         let done = done.into_iter().map(|step| step.id.clone()).collect();
         let forward = self.forward(section, done).await;
-        self.close_section(section, forward).await.map_err(|ended| ended.trouble)
+        self.close_section(section, forward).await.map_err(|ended| ended.trouble)?;
+        self.look_again(section, true).await
     }
 
     /// Takes back whatever was done of a section: that it was undone is what is wanted.
     async fn undo_open(self: &Arc<Self>, section: &mut Section<'_>, cause: (StepId, NotDone)) -> Result<(), Trouble> {
         match self.close_section(section, Err(cause)).await.map_err(|ended| ended.trouble) {
-            Ok(()) | Err(Trouble::Failed(..)) => Ok(()),
+            Ok(()) | Err(Trouble::Failed(..)) => self.look_again(section, false).await,
             Err(trouble) => Err(trouble),
         }
     }
@@ -122,17 +198,6 @@ impl Section<'_> {
         let begun = self.steps.iter().filter(|step| !never.contains(&step.id) && !step.point_of_no_return);
         self.phases = begun.map(|step| (step.id.clone(), (began, None))).collect();
     }
-}
-
-/// Everything that a step should have brought about is so.
-fn holds(step: &Step, live: &Live) -> Result<(), String> {
-    if step.after.is_empty() {
-        return Err("nothing shows it".to_owned());
-    }
-    step.after.iter().try_for_each(|after| {
-        let facts = live::facts(live, &after.target).map_err(|why| why.to_string())?;
-        after.condition.holds(facts).map_err(|found| found.to_string())
-    })
 }
 
 /// The final position of the old primary, which is still fenced; none in a section without a fence.

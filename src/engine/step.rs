@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::run::{Run, Trouble};
 use crate::event::{Event, StepOutcome, WaitCause};
 use crate::journal::{Permit, Record, StoreError};
-use crate::model::{Action, Condition, Facts, TargetId, Unreachable};
-use crate::plan::{Assumption, Step, Undo, Work};
+use crate::model::{Action, Condition, Facts, Live, TargetId, Unreachable};
+use crate::plan::{Assumption, Step, Undo, Work, live};
 use crate::provider::Outcome;
 
 /// How much longer than its deadline a provider may take before it is given up: it should have ended by itself.
@@ -70,6 +70,12 @@ impl Run {
         let mut kept = self.keep(target, action).await;
         if let Some(kept) = &mut kept {
             self.set_again(target, kept).await;
+        }
+        if self.log().is_half_done(&step.id) && self.is_done_now(step).await {
+            if let Some(kept) = &mut kept {
+                kept.set(&step.id, action);
+            }
+            return Ok("was so already".to_owned());
         }
         let mut ready = self.check_before(std::slice::from_ref(step)).await;
         if let (Some(kept), Err(_)) = (&mut kept, &ready)
@@ -134,6 +140,12 @@ impl Run {
                 Err(failed(format!("{why}; it is not known whether it acted")))
             }
         }
+    }
+
+    /// Everything that a step should bring about is so now: an earlier process of this run may have done it.
+    async fn is_done_now(&self, step: &Step) -> bool {
+        let live = self.engine.observe_only(&step.after.iter().map(|after| after.target.clone()).collect()).await;
+        is_done(step, &live).is_ok()
     }
 
     /// Brings a step that was begun and not ended back to where it begins: taken back where that is possible. Where it is not, the step
@@ -326,6 +338,20 @@ impl Run {
             self.tell(Event::RedundancyRestored { database, without });
         }
     }
+}
+
+/// Everything that a step should bring about is so, as far as what was observed shows it.
+///
+/// # Errors
+/// What is different.
+pub(super) fn is_done(step: &Step, live: &Live) -> Result<(), String> {
+    if step.after.is_empty() {
+        return Err("nothing shows it".to_owned());
+    }
+    step.after.iter().try_for_each(|after| {
+        let facts = live::facts(live, &after.target).map_err(|why| why.to_string())?;
+        after.condition.holds(facts).map_err(|found| found.to_string())
+    })
 }
 
 fn no_end(id: &TargetId, action: &Action) -> Outcome {

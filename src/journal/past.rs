@@ -207,3 +207,97 @@ impl Past {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> StepId {
+        StepId(name.to_owned())
+    }
+
+    fn past(records: Vec<Record>) -> Past {
+        let first = Record::RunStarted {
+            plan: "p".to_owned(),
+            plan_digest: String::new(),
+            operator: String::new(),
+            holds: Vec::new(),
+            title: String::new(),
+            document: None,
+            overrides: Overrides::new(),
+        };
+        let entry = |(number, record)| Entry {
+            sequence: number as u64,
+            at: Timestamp::from_second(1_795_000_000 + number as i64).unwrap(),
+            elapsed_ms: number as u64 * 1_000,
+            record,
+        };
+        let entries: Vec<Entry> = std::iter::once(first).chain(records).enumerate().map(entry).collect();
+        Past::of(&entries).unwrap()
+    }
+
+    fn begun(step: &str) -> Record {
+        Record::StepStarted { step: id(step), assumed: Vec::new(), intended: None }
+    }
+
+    fn done(step: &str) -> Record {
+        Record::StepDone { step: id(step), verified: String::new() }
+    }
+
+    fn section() -> Record {
+        Record::SectionStarted { section: "s".to_owned(), steps: vec![id("x"), id("y")], assumed: Vec::new() }
+    }
+
+    fn section_ended(done: bool) -> Record {
+        Record::SectionEnded { section: "s".to_owned(), done }
+    }
+
+    fn names<'a>(ids: impl IntoIterator<Item = &'a StepId>) -> Vec<&'a str> {
+        ids.into_iter().map(|id| id.0.as_str()).collect()
+    }
+
+    #[test]
+    fn what_was_begun_and_has_no_end_may_have_acted() {
+        let past = past(vec![begun("a"), done("a"), begun("b")]);
+        assert_eq!((names(past.done.keys()), names(&past.begun), past.acted), (vec!["a"], vec!["b"], true));
+        assert_eq!((past.done[&id("a")].began, past.elapsed), (Duration::from_secs(1), Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn what_is_being_taken_back_may_be_half_there() {
+        let action = crate::model::Action::Start;
+        let undo = || Record::UndoStarted { step: id("a"), intended: action.clone() };
+        let half = past(vec![begun("a"), done("a"), undo()]);
+        assert_eq!((names(half.done.keys()), names(&half.begun)), (vec![], vec!["a"]));
+        let back = past(vec![begun("a"), done("a"), undo(), Record::UndoDone { step: id("a") }]);
+        assert_eq!((names(back.done.keys()), names(&back.begun)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_section_is_open_until_its_end_and_committed_by_the_intent_to_promote() {
+        let open = |records| past(records).open.into_iter().map(|open| open.committed).collect::<Vec<_>>();
+        assert_eq!(open(vec![section()]), [false]);
+        assert_eq!(open(vec![section(), begun("y")]), [true]);
+        assert_eq!(open(vec![section(), begun("y"), section()]), [true], "whoever settles it does not forget");
+        assert_eq!(open(vec![section(), section_ended(false), section()]), [false]);
+        assert_eq!(open(vec![section(), begun("y"), section_ended(true)]), [false; 0]);
+        let ended = past(vec![section(), begun("y"), section_ended(true)]);
+        assert_eq!((names(ended.done.keys()), names(&ended.begun)), (vec!["x", "y"], vec![]));
+        assert!(past(vec![section(), section_ended(false)]).done.is_empty());
+    }
+
+    #[test]
+    fn whoever_goes_on_passes_gates_and_has_not_ended() {
+        let ended = |end| Record::RunEnded { end, summary: "why".to_owned(), released: Vec::new() };
+        let how = How::Rollback;
+        let overrides = Overrides::new();
+        let goes_on = Record::RunResumed { operator: String::new(), how, holds: Vec::new(), overrides };
+        let stopped = past(vec![ended(RunEnd::Stopped)]);
+        assert_eq!((stopped.end, stopped.summary.as_deref(), stopped.how), (Some(RunEnd::Stopped), Some("why"), None));
+        let again = past(vec![ended(RunEnd::Stopped), goes_on]);
+        assert_eq!((again.end, again.summary.as_deref(), again.how), (None, None, Some(How::Rollback)));
+        assert_eq!(again.elapsed_at(Timestamp::from_second(1_795_000_100).unwrap()), Duration::from_secs(100));
+        let before = Timestamp::from_second(1_700_000_000).unwrap();
+        assert_eq!(again.elapsed_at(before), Duration::from_secs(2), "time does not go back");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::document::Plan;
+use super::intent::Intent;
 use super::step::{Gate, Step, StepId, Undo, Work};
 use crate::model::TargetId;
 
@@ -32,6 +33,23 @@ impl Plan {
         let of_database = |target: &TargetId| target.scope() == Some(database.as_str());
         let mut passed = self.steps.iter().filter(|step| step.point_of_no_return && done.contains(&step.id));
         !passed.any(|step| matches!(&step.work, Work::Act { target, .. } if of_database(target)))
+    }
+
+    /// The command that plans the way back once a new primary has taken over.
+    pub fn way_back(&self) -> String {
+        let Intent { drain, .. } = &self.intent;
+        let flags: String = match drain.is_empty() {
+            false => drain
+                .iter()
+                .map(|facility| format!(" --restore {facility}"))
+                .chain([" --failback".to_owned()])
+                .collect(),
+            true => {
+                let moved = self.primaries.iter();
+                moved.map(|moved| format!(" --primary {}={}", moved.database, moved.from.name())).collect()
+            }
+        };
+        format!("handover plan{flags}")
     }
 
     /// Why it cannot be taken back once these steps are `done`, step by step: each with what can be done instead.

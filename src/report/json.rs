@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::diagnostic::Lines;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::journal::RunId;
 use crate::model::Place;
 use crate::plan::Stale;
 
@@ -34,6 +35,18 @@ pub fn error(exit_code: u8, message: &str) -> String {
         message: &'a str,
     }
     answer("error", Body { exit_code, message })
+}
+
+/// A run goes on without a terminal.
+pub fn detached(run: &RunId, process: u32, log: &str) -> String {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        exit_code: u8,
+        run: &'a RunId,
+        process: u32,
+        log: &'a str,
+    }
+    answer("detached", Body { exit_code: 0, run, process, log })
 }
 
 /// Something is refused: what stands against it, each with advice. `wish` is what was asked for.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::journal::{Entry, Hold, HoldKind, Holder, Lock, Process, Record, RunEnd, RunId, Store, StoreError};
+use crate::journal::{
+    Entry, Hold, HoldKind, Holder, How, Lock, Moment, Process, Record, RunEnd, RunId, Store, StoreError,
+};
 use crate::model::{Action, Condition, FromTo, RecordKey, RecordSet, RecordType, TargetId};
 use crate::plan::{Assumption, StepId};
 
@@ -28,6 +30,8 @@ macro_rules! store_contract {
             a_lease_is_given_back_at_the_end
             somebody_elses_lock_can_be_given_back
             tokens_rise_with_every_holder
+            a_run_without_a_holder_is_gone_on_with
+            a_dead_holder_is_taken_over_from_and_a_living_one_is_not
             a_plan_is_used_once
             holds_are_made_with_the_first_record_and_released_with_the_last
             a_hold_on_the_same_subject_replaces_the_earlier_one
@@ -185,6 +189,47 @@ pub async fn a_lease_is_given_back_at_the_end(bench: impl Bench) {
     let runs = store.runs().await.unwrap();
     let runs: Vec<_> = runs.iter().map(|run| (run.run.0.as_str(), run.plan.as_str(), run.end)).collect();
     assert_eq!(runs, [("2", "plan-b", None), ("1", "plan-a", Some(RunEnd::Done))]);
+}
+
+fn resumed(holds: &[Hold]) -> Record {
+    let overrides = crate::plan::Overrides::new();
+    Record::RunResumed { operator: "bob@ops pid 2".to_owned(), how: How::Resume, holds: holds.to_vec(), overrides }
+}
+
+fn at(seconds: i64) -> Moment {
+    Moment { at: moment(seconds), elapsed: std::time::Duration::from_millis(7) }
+}
+
+pub async fn a_run_without_a_holder_is_gone_on_with(bench: impl Bench) {
+    let (one, two) = (bench.open(), bench.open());
+    let (bob, goes_on) = ("bob@ops pid 2".into(), resumed(&[hold(drained("east"), "again")]));
+    let none = two.resume(&run("1"), &bob, None, at(0), &goes_on).await;
+    assert!(matches!(none, Err(StoreError::NoRun { run }) if run.0 == "1"));
+    let old = one.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
+    one.append(&old, &entry(1, 1, step("a"))).await.unwrap();
+    one.end(&old, &entry(2, 2, end(&[]))).await.unwrap();
+    let (new, number) = two.resume(&run("1"), &bob, None, at(3), &goes_on).await.unwrap();
+    assert!(new.token > old.token && number == 3);
+    assert_eq!(two.records(&run("1")).await.unwrap().last().unwrap(), &entry(3, 3, goes_on));
+    assert_eq!(two.runs().await.unwrap()[0].end, None, "it has not ended any more");
+    assert_eq!(two.holds().await.unwrap().len(), 1);
+    assert!(matches!(one.append(&old, &entry(4, 4, step("b"))).await, Err(StoreError::LeaseLost { .. })));
+    let other = one.resume(&run("1"), &"ada".into(), None, at(5), &resumed(&[])).await;
+    assert!(matches!(other, Err(StoreError::Locked(lock)) if lock.holder.name == "bob@ops pid 2"));
+    two.end(&new, &entry(4, 6, end(&[]))).await.unwrap();
+    assert!(two.resume(&run("1"), &bob, None, at(7), &step("a")).await.is_err(), "it says what it is");
+}
+
+pub async fn a_dead_holder_is_taken_over_from_and_a_living_one_is_not(bench: impl Bench) {
+    let (one, two) = (bench.open(), bench.open());
+    let old = one.begin(&run("1"), &"ada".into(), &first(0, "a", &[])).await.unwrap();
+    let dead = two.lock().await.unwrap().unwrap();
+    let bob = "bob@ops pid 2".into();
+    assert!(matches!(two.resume(&run("1"), &bob, None, at(1), &resumed(&[])).await, Err(StoreError::Locked(_))));
+    let (new, _) = two.resume(&run("1"), &bob, Some(&dead), at(1), &resumed(&[])).await.unwrap();
+    assert!(new.token > old.token);
+    let again = one.resume(&run("1"), &"eve".into(), Some(&dead), at(2), &resumed(&[])).await;
+    assert!(matches!(again, Err(StoreError::Locked(lock)) if lock.token == new.token), "only that holder was dead");
 }
 
 pub async fn tokens_rise_with_every_holder(bench: impl Bench) {

@@ -3,17 +3,20 @@
 //! Every write is one immediate transaction in WAL mode with `synchronous = FULL`: when a call returns, the record has been synced
 //! to the disk. A killed process leaves a file that the next one opens as it is.
 
-use std::fs::{DirBuilder, OpenOptions};
+mod lease;
+mod schema;
+
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
+use self::lease::{held, next_token, not_used, prolong, take_lock};
+use self::schema::{FILE, VERSION, connect};
 use crate::journal::{Entry, Hold, Holder, Lease, Lock, Moment, Record, RunEnd, RunId, RunSummary, Store, StoreError};
 
 /// How long a lease lasts after its last renewal or append.
@@ -21,59 +24,6 @@ pub const LEASE: Duration = Duration::from_secs(30);
 
 /// How long a write waits for another process that is just writing.
 const BUSY: Duration = Duration::from_secs(5);
-
-const FILE: &str = "handover.sqlite3";
-
-/// `PRAGMA application_id`: "HNDO".
-const APPLICATION: i64 = 0x484e_444f;
-
-/// `PRAGMA user_version` of the schema below, with all that was added to it.
-const VERSION: i64 = 2;
-
-/// Times are RFC 3339 where they are only shown, milliseconds since the epoch where they are compared.
-const SCHEMA: &str = "
-    CREATE TABLE runs (
-        run TEXT PRIMARY KEY,
-        topology TEXT NOT NULL,
-        plan TEXT NOT NULL,
-        plan_digest TEXT NOT NULL,
-        operator TEXT NOT NULL,
-        started TEXT NOT NULL,
-        ended TEXT,
-        UNIQUE (topology, plan_digest)
-    ) STRICT;
-    CREATE TABLE records (
-        run TEXT NOT NULL REFERENCES runs (run),
-        sequence INTEGER NOT NULL,
-        at TEXT NOT NULL,
-        elapsed_ms INTEGER NOT NULL,
-        record TEXT NOT NULL,
-        PRIMARY KEY (run, sequence)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE holds (
-        topology TEXT NOT NULL,
-        subject TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        hold TEXT NOT NULL,
-        PRIMARY KEY (topology, subject)
-    ) STRICT;
-    CREATE TABLE lease (
-        topology TEXT PRIMARY KEY,
-        token INTEGER NOT NULL,
-        run TEXT,
-        holder TEXT NOT NULL,
-        since TEXT NOT NULL,
-        expires_ms INTEGER NOT NULL
-    ) STRICT;
-";
-
-/// What version 2 adds: for the list of runs, what a run was for, and that its records were pruned (the row of a pruned run stays, so
-/// that its plan is never applied again); and the process that holds the lock, so that its death can be proven.
-const VERSION_2: &str = "
-    ALTER TABLE runs ADD COLUMN title TEXT NOT NULL DEFAULT '';
-    ALTER TABLE runs ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE lease ADD COLUMN process TEXT NOT NULL DEFAULT 'null';
-";
 
 /// Why the file could not be used, with what the operator can do.
 #[derive(Debug, thiserror::Error)]
@@ -403,92 +353,6 @@ fn make_holds(transaction: &Transaction<'_>, topology: &str, holds: &[Hold]) -> 
     Ok(())
 }
 
-/// Takes the lock unless somebody's lease is still good, and returns the new token. The holder with the `dead` token holds nothing.
-fn take_lock(
-    transaction: &Transaction<'_>,
-    topology: &str,
-    run: &RunId,
-    holder: &Holder,
-    dead: Option<u64>,
-    now: Timestamp,
-) -> Result<u64, Failure> {
-    let token = next_token(transaction, topology, dead, now)?;
-    transaction.execute(
-        "INSERT OR REPLACE INTO lease (topology, token, run, holder, process, since, expires_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
-            topology,
-            token,
-            run.0,
-            holder.name,
-            serde_json::to_string(&holder.process)?,
-            now.to_string(),
-            expiry(now)
-        ],
-    )?;
-    Ok(u64::try_from(token).map_err(|_| Cause::Range)?)
-}
-
-/// The token of the next lease; an error while somebody holds one that has not expired.
-fn next_token(
-    transaction: &Transaction<'_>,
-    topology: &str,
-    dead: Option<u64>,
-    now: Timestamp,
-) -> Result<i64, Failure> {
-    match held(transaction, topology)? {
-        Some((_, Some(lock))) if now < lock.until && dead != Some(lock.token) => {
-            Err(Failure::Known(StoreError::Locked(Box::new(lock))))
-        }
-        Some((token, _)) => Ok(token.checked_add(1).ok_or(Cause::Range)?),
-        None => Ok(1),
-    }
-}
-
-/// The last token, and the lock if it was not given back.
-fn held(transaction: &Transaction<'_>, topology: &str) -> Result<Option<(i64, Option<Lock>)>, Failure> {
-    let query = "SELECT token, run, holder, process, since, expires_ms FROM lease WHERE topology = ?1";
-    let row = transaction
-        .query_row(query, params![topology], |row| {
-            let texts: (Option<String>, String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-            Ok((row.get::<_, i64>(0)?, texts, row.get::<_, i64>(5)?))
-        })
-        .optional()?;
-    let Some((token, (run, name, process, since), expires_ms)) = row else { return Ok(None) };
-    let Some(run) = run else { return Ok(Some((token, None))) };
-    let lock = Lock {
-        run: RunId(run),
-        holder: Holder { name, process: serde_json::from_str(&process)? },
-        token: u64::try_from(token).map_err(|_| Cause::Range)?,
-        since: since.parse()?,
-        until: Timestamp::from_millisecond(expires_ms)?,
-    };
-    Ok(Some((token, Some(lock))))
-}
-
-/// An error if the plan was used by a run.
-fn not_used(transaction: &Transaction<'_>, topology: &str, plan_digest: &str) -> Result<(), Failure> {
-    let used = "SELECT run FROM runs WHERE topology = ?1 AND plan_digest = ?2";
-    let used: Option<String> =
-        transaction.query_row(used, params![topology, plan_digest], |row| row.get(0)).optional()?;
-    match used {
-        Some(run) => Err(Failure::Known(StoreError::PlanUsed { run: RunId(run) })),
-        None => Ok(()),
-    }
-}
-
-/// Prolongs the lease. One that ran out is still good as long as nobody took the lock: nothing can have happened in between.
-fn prolong(transaction: &Transaction<'_>, topology: &str, lease: &Lease, now: Timestamp) -> Result<(), Failure> {
-    let token = i64::try_from(lease.token).map_err(|_| Cause::Range)?;
-    let mut update = transaction.prepare_cached(
-        "UPDATE lease SET expires_ms = max(expires_ms, ?4) WHERE topology = ?1 AND token = ?2 AND run = ?3",
-    )?;
-    match update.execute(params![topology, token, lease.run.0, expiry(now)])? {
-        0 => Err(Failure::Known(StoreError::LeaseLost { run: lease.run.clone() })),
-        _ => Ok(()),
-    }
-}
-
 fn insert(transaction: &Transaction<'_>, run: &RunId, entry: &Entry) -> Result<(), Cause> {
     let number = |number: u64| i64::try_from(number).map_err(|_| Cause::Range);
     let mut insert = transaction
@@ -503,55 +367,8 @@ fn insert(transaction: &Transaction<'_>, run: &RunId, entry: &Entry) -> Result<(
     Ok(())
 }
 
-fn expiry(now: Timestamp) -> i64 {
-    let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-    now.as_millisecond().saturating_add(lease)
-}
-
 fn failed(path: &Path, doing: &'static str, cause: Cause) -> StoreError {
     StoreError::Failed { place: path.display().to_string(), doing, source: Box::new(cause) }
-}
-
-fn connect(dir: &Path, path: &Path) -> Result<Connection, Cause> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Cause::Directory)?;
-    // SQLite gives its -wal and -shm files the mode of the main file, so that one has to be right before SQLite sees it.
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(Cause::Directory)?;
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY)?;
-    // Looked at before anything is changed, the journal mode included.
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version > VERSION {
-        return Err(Cause::Newer { found: version });
-    }
-    connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
-    migrate(&mut connection)?;
-    Ok(connection)
-}
-
-/// Makes the schema in an empty file, or brings an older one up to date; two processes may try at once.
-fn migrate(connection: &mut Connection) -> Result<(), Cause> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let application: i64 = transaction.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if version == 0 {
-        let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        if tables > 0 {
-            return Err(Cause::Foreign);
-        }
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-    } else if application != APPLICATION {
-        return Err(Cause::Foreign);
-    }
-    if version < 2 {
-        transaction.execute_batch(VERSION_2)?;
-    }
-    if version < VERSION {
-        transaction.pragma_update(None, "user_version", VERSION)?;
-    }
-    Ok(transaction.commit()?)
 }
 
 #[cfg(test)]
@@ -561,6 +378,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::contract::{Bench, first, store_contract};
+    use super::schema::{APPLICATION, SCHEMA};
     use super::*;
 
     /// A directory that goes away with the test.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use handover::event::Event;
 use lab::OPERATOR;
@@ -85,13 +87,55 @@ pub fn told_as_it_was(world: &World, run: &Running, state: &str) {
     world.handover(&["report"]).code(0).says(&[&format!(": {state}"), "## Appendix: every record"]);
 }
 
-/// The values of the lab's secrets, which are random: none is in anything that is told of any run, nor in the state directory.
+/// The values of the lab's secrets, which are random.
+fn secrets(world: &World) -> BTreeSet<String> {
+    let files = world.shell(OPERATOR, "cat /srv/secrets/*");
+    let words = files.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64);
+    let secrets: BTreeSet<String> = words.map(str::to_owned).collect();
+    assert!(secrets.len() >= 4, "{} secrets", secrets.len());
+    secrets
+}
+
+/// Every command line that is seen on this machine while it watches.
+pub struct Processes {
+    stop: Arc<AtomicBool>,
+    watching: std::thread::JoinHandle<BTreeSet<String>>,
+}
+
+impl Processes {
+    /// Looks every few milliseconds.
+    pub fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let watching = std::thread::spawn(move || {
+            let mut seen = BTreeSet::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let all = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+                let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+                seen.extend(lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")));
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            seen
+        });
+        Self { stop, watching }
+    }
+
+    /// None of them held a secret.
+    #[track_caller]
+    pub fn show_no_secret(self, world: &World) {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.watching.join().unwrap();
+        assert!(seen.iter().any(|line| line.contains("handover apply")), "{seen:#?}");
+        let secrets = secrets(world);
+        let telling: Vec<&String> = seen.iter().filter(|line| secrets.iter().any(|it| line.contains(it))).collect();
+        assert_eq!(telling, [""; 0]);
+    }
+}
+
+/// The values of the lab's secrets: none is in anything that is told of any run, nor in the state directory.
 #[track_caller]
 pub fn tells_no_secret(world: &World) {
-    let files = world.shell(OPERATOR, "cat /srv/secrets/*");
-    let secrets: BTreeSet<&str> =
-        files.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).collect();
-    assert!(secrets.len() >= 4, "{} secrets", secrets.len());
+    let secrets = secrets(world);
     let listed = world.handover(&["runs", "--format", "json"]).code(0);
     let listed: Value = serde_json::from_str(&listed.out).unwrap();
     let runs: Vec<&str> = listed["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();
@@ -117,6 +161,6 @@ pub fn tells_no_secret(world: &World) {
         told.push(String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned());
     }
     for secret in secrets {
-        assert!(told.iter().all(|text| !text.contains(secret)), "a secret is told");
+        assert!(told.iter().all(|text| !text.contains(&secret)), "a secret is told");
     }
 }

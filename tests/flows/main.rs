@@ -11,4 +11,5 @@ mod intents;
 mod layouts;
 mod powered;
 mod refusals;
+mod resumed;
 mod world;

@@ -130,7 +130,7 @@ impl World {
     fn command(&self, topology: &Path, args: &[&str]) -> Command {
         let mut command = self.lab.command(env!("CARGO_BIN_EXE_handover")).unwrap();
         command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
-        let asks = args.first().is_some_and(|command| ["plan", "status", "apply"].contains(command));
+        let asks = args.first().is_some_and(|command| ["plan", "status", "apply", "rollback"].contains(command));
         if asks && !args.contains(&"--timeout") {
             // A machine that is busy with other things takes seconds for a login over ssh.
             command.args(["--timeout", "15s"]);
@@ -167,8 +167,16 @@ impl World {
 
     /// Begins to apply a plan.
     pub fn begin(&self, topology: &Path, plan: &Path) -> Running {
-        let args = ["apply", "--auto-approve", "--format", "json", &plan.to_string_lossy()];
-        let mut command = self.command(topology, &args);
+        self.running(topology, &["apply", "--auto-approve", "--format", "json", &plan.to_string_lossy()])
+    }
+
+    /// Begins to go on with the last run.
+    pub fn resume(&self) -> Running {
+        self.running(&self.topology(), &["apply", "--resume", "--auto-approve", "--format", "json"])
+    }
+
+    fn running(&self, topology: &Path, args: &[&str]) -> Running {
+        let mut command = self.command(topology, args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, events) = channel();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -389,6 +397,12 @@ impl Running {
     pub fn interrupt(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Ends it at once, as a power loss would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for the end: exit status, and everything that was said on standard error.

@@ -45,10 +45,10 @@ pub fn measure() -> Result<Vec<Once>> {
     SIZES.iter().map(|targets| in_a_process(*targets)).collect()
 }
 
-/// How time grows with the number of targets: the exponent between the smallest and the largest.
-pub fn exponent(measured: &[Once]) -> f64 {
+/// How a time grows with the number of targets: the exponent between the smallest and the largest.
+pub fn exponent(measured: &[Once], time: fn(&Once) -> f64) -> f64 {
     match measured {
-        [first, .., last] => (last.plan_s / first.plan_s).ln() / (last.targets as f64 / first.targets as f64).ln(),
+        [first, .., last] => (time(last) / time(first)).ln() / (last.targets as f64 / first.targets as f64).ln(),
         _ => f64::NAN,
     }
 }
@@ -62,7 +62,8 @@ pub fn table(measured: &[Once]) -> String {
         let times = [once.diff_order_s, once.plan_s, once.plan_wall_s].map(|time| format!("{time:>13.4}"));
         text += &format!("{}{}{:>13.0}\n", sizes.concat(), times.concat(), once.peak_mib);
     }
-    text + &format!("exponent {:.2}\n", exponent(measured))
+    let [order, plan] = [exponent(measured, |once| once.diff_order_s), exponent(measured, |once| once.plan_s)];
+    text + &format!("exponent: diff+order {order:.3}, plan {plan:.3}\n")
 }
 
 fn in_a_process(targets: usize) -> Result<Once> {

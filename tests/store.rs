@@ -1,7 +1,11 @@
 //! What may happen to the embedded store: torn writes, flipped bits, a full disk, a file system that became read-only, clocks that jump,
 //! two processes at once. The first tests need no server; the last one plays all of it with a real lab. (A journal of 100,000 entries is
 //! in `tests/runs.rs`.)
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read files, start programs and look at the clock")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests read files, start programs and look at the clock"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +81,8 @@ fn scratch() -> tempfile::TempDir {
 async fn a_torn_last_write_costs_that_record_and_no_other() {
     let (dir, copy) = (scratch(), scratch());
     let (store, _, [before, after]) = store_with(dir.path(), 6).await;
-    let (main, log) = (fs::read(dir.path().join(FILE)).unwrap(), fs::read(dir.path().join(format!("{FILE}-wal"))).unwrap());
+    let (main, log) =
+        (fs::read(dir.path().join(FILE)).unwrap(), fs::read(dir.path().join(format!("{FILE}-wal"))).unwrap());
     drop(store);
     assert!(before > LOG_HEADER && (after - before).is_multiple_of(FRAME), "{before} {after}");
     // Every byte of the last frame; of those before it, their edges.
@@ -144,7 +149,10 @@ async fn a_clock_that_jumps_an_hour_takes_the_lock_from_nobody() {
     assert!(entries.is_sorted_by_key(|entry| entry.elapsed_ms), "elapsed times come from the monotonic clock");
     let other = store.begin(&RunId("2".into()), &"bob@ops".into(), &entry(0, first())).await;
     assert!(other.is_err(), "the first one still holds it");
-    journal.end(Record::RunEnded { end: handover::journal::RunEnd::Done, summary: String::new(), released: vec![] }).await.unwrap();
+    journal
+        .end(Record::RunEnded { end: handover::journal::RunEnd::Done, summary: String::new(), released: vec![] })
+        .await
+        .unwrap();
 }
 
 /// A lab, and an operator's folder.
@@ -217,7 +225,8 @@ impl World {
     #[track_caller]
     fn primary(&self) -> String {
         let answer = run(&mut self.handover("untouched", &["status", "--timeout", "15s", "--format", "json"]));
-        let status: serde_json::Value = serde_json::from_str(&answer.out).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+        let status: serde_json::Value =
+            serde_json::from_str(&answer.out).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
         status["databases"][0]["primary"].as_str().unwrap_or_default().to_owned()
     }
 }
@@ -268,17 +277,23 @@ fn a_store_that_fails_touches_nothing_and_leaves_nothing_half_done() {
 
     // No room for a first record: nothing is touched.
     let drain = world.plan("untouched", "drain.yaml", &["--drain", "west"]);
-    let full = format!("{} && cat /dev/zero >\"$HANDOVER_STATE_DIR/other\" 2>/dev/null || exec \"$HANDOVER\" apply --auto-approve --timeout 15s {drain}", small.replace("SIZE", "256k"));
+    let full = format!(
+        "{} && cat /dev/zero >\"$HANDOVER_STATE_DIR/other\" 2>/dev/null || exec \"$HANDOVER\" apply --auto-approve --timeout 15s {drain}",
+        small.replace("SIZE", "256k")
+    );
     world.script("full", &full).code(1).says("make room on its file system");
     world.nothing_was_touched();
 
     // A file system that is read-only.
-    let read_only = format!("mkdir -p \"$HANDOVER_STATE_DIR\" && mount --bind -o ro \"$HANDOVER_STATE_DIR\" \"$HANDOVER_STATE_DIR\" && mount -o remount,ro,bind \"$HANDOVER_STATE_DIR\" && exec \"$HANDOVER\" apply --auto-approve --timeout 15s {drain}");
+    let read_only = format!(
+        "mkdir -p \"$HANDOVER_STATE_DIR\" && mount --bind -o ro \"$HANDOVER_STATE_DIR\" \"$HANDOVER_STATE_DIR\" && mount -o remount,ro,bind \"$HANDOVER_STATE_DIR\" && exec \"$HANDOVER\" apply --auto-approve --timeout 15s {drain}"
+    );
     world.script("read-only", &read_only).code(1).says("name another directory with --state-dir");
     world.nothing_was_touched();
 
     // Room that ends midway: it stops with its reason; nobody waits, and a new plan elsewhere does the rest.
-    let ends = format!("{} && exec \"$HANDOVER\" apply --auto-approve --timeout 15s {drain}", small.replace("SIZE", "160k"));
+    let ends =
+        format!("{} && exec \"$HANDOVER\" apply --auto-approve --timeout 15s {drain}", small.replace("SIZE", "160k"));
     let answer = world.script("ends", &ends);
     assert!([1, 4].contains(&answer.code), "{answer:?}");
     answer.says("make room on its file system");
@@ -322,6 +337,9 @@ fn a_store_that_fails_touches_nothing_and_leaves_nothing_half_done() {
 }
 
 fn faketime() -> &'static str {
-    let libraries = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"];
+    let libraries = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
     libraries.into_iter().find(|library| Path::new(library).exists()).expect("the package libfaketime: lab/install.sh")
 }

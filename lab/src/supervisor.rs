@@ -151,7 +151,8 @@ impl Supervisor {
             ready_after: Duration::ZERO,
         };
         let all: Vec<usize> = (0..supervisor.servers.len()).collect();
-        supervisor.start_servers(&all, &|_, _| true, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
+        supervisor
+            .start_servers(&all, &|_, _| true, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
         supervisor.ready_after = begin.elapsed();
         out.flush()?;
         Ok(supervisor)

@@ -259,7 +259,8 @@ pub fn point_of(plan: &Plan, record: &Record) -> Option<Point> {
         }
         (None, Some(section)) => {
             let of = |step: &&Step| step.section.as_deref() == Some(&section);
-            let what = if plan.steps.iter().filter(of).any(|step| step.point_of_no_return) { "switchover" } else { "records" };
+            let what =
+                if plan.steps.iter().filter(of).any(|step| step.point_of_no_return) { "switchover" } else { "records" };
             (section, what.to_owned())
         }
         (None, None) => (String::new(), String::new()),
@@ -405,8 +406,14 @@ mod tests {
     use super::*;
 
     fn case(blow: Blow, then: Then, name: &str) -> Case {
-        let point = Point { recorded: true, kind: "step_done".to_owned(), name: name.to_owned(), verb: "stop".to_owned() };
-        Case { story: Story::Drain, fault: Fault::Orchestrator { point, moment: Moment::After, blow }, waits: false, then }
+        let point =
+            Point { recorded: true, kind: "step_done".to_owned(), name: name.to_owned(), verb: "stop".to_owned() };
+        Case {
+            story: Story::Drain,
+            fault: Fault::Orchestrator { point, moment: Moment::After, blow },
+            waits: false,
+            then,
+        }
     }
 
     #[test]
@@ -441,7 +448,8 @@ mod tests {
         };
         assert!(written.contains(&point("step_done", "db.orders.fence").pattern()));
         assert!(!written.contains(&point("step_done", "db.orders.fen").pattern()));
-        let section = Record::SectionStarted { section: "switchover.orders".to_owned(), steps: vec![], assumed: vec![] };
+        let section =
+            Record::SectionStarted { section: "switchover.orders".to_owned(), steps: vec![], assumed: vec![] };
         let written = serde_json::to_string(&section).unwrap();
         assert!(written.contains(&point("section_started", "switchover.orders").pattern()));
         let event = serde_json::to_string(&Event::StepStarted {
@@ -455,7 +463,10 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
-        let numbers = |seed| { let mut random = Random(seed); [(); 3].map(|()| random.next()) };
+        let numbers = |seed| {
+            let mut random = Random(seed);
+            [(); 3].map(|()| random.next())
+        };
         assert_eq!(numbers(7), numbers(7));
         assert_ne!(numbers(7), numbers(8));
         // As the reference implementation gives them.

@@ -139,7 +139,8 @@ fn files(data: &Path) -> Result<String> {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let ordinary = name.starts_with("pg_") || name.starts_with("postmaster.") || name.ends_with(".log");
         // What PostgreSQL makes and removes by itself, and the note that stays.
-        let temporary = name == NOTE || name.starts_with("current_logfiles") || name.ends_with(".tmp") || name.ends_with(".old");
+        let temporary =
+            name == NOTE || name.starts_with("current_logfiles") || name.ends_with(".tmp") || name.ends_with(".old");
         if !ordinary && !temporary {
             names.push(name);
         }
@@ -152,7 +153,8 @@ fn files(data: &Path) -> Result<String> {
 fn holds(topology: &Topology, state: &Path) -> Result<Facts> {
     let store = SqliteStore::open(state, topology.name.as_str())?;
     let (holds, lock) = super::within(async { Ok::<_, anyhow::Error>((store.holds().await?, store.lock().await?)) })?;
-    let mut kinds: Vec<String> = holds.iter().map(|hold| serde_json::to_string(&hold.kind)).collect::<Result<_, _>>()?;
+    let mut kinds: Vec<String> =
+        holds.iter().map(|hold| serde_json::to_string(&hold.kind)).collect::<Result<_, _>>()?;
     kinds.sort();
     let lock = lock.map_or_else(|| "free".to_owned(), |lock| format!("held by run {}", lock.run));
     Ok(Facts::from([("holds".to_owned(), kinds.join(" ")), ("lock".to_owned(), lock)]))

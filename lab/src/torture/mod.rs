@@ -90,7 +90,8 @@ pub fn run(args: &Args) -> Result<()> {
 /// If a lab could not be started.
 pub fn play(args: &Args) -> Result<Report> {
     let handover = crate::demo::beside(args.handover.as_deref())?;
-    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ jiff::Timestamp::now().as_microsecond() as u64);
+    let seed =
+        args.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ jiff::Timestamp::now().as_microsecond() as u64);
     let began = Instant::now();
     println!("Seed {seed}");
     std::fs::create_dir_all(&args.folder)?;

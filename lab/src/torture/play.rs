@@ -274,7 +274,10 @@ fn go_on(stand: &Stand, case: &Case, played: &mut Played) -> Result<()> {
         let converged = replan(stand, case.story, played)?;
         // After a server was ill, a new plan is as good.
         if !(ill && converged) {
-            played.problem(format!("{problem}; a new plan {}", if converged { "did it" } else { "did not do it either" }));
+            played.problem(format!(
+                "{problem}; a new plan {}",
+                if converged { "did it" } else { "did not do it either" }
+            ));
         }
     }
     let expected = if played.rolled_back { stand.before(case.story)? } else { stand.after(case.story)? };
@@ -310,11 +313,11 @@ fn resume(stand: &Stand, case: &Case, played: &mut Played, ill: bool) -> Result<
     {
         let mut again = command()?;
         let mark = stand.mark();
-        std::fs::remove_file(&mark).or_else(|error| {
-            if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-        })?;
+        std::fs::remove_file(&mark)
+            .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
         // The first thing that it records, and so much later as before.
-        let first = Point { recorded: true, kind: "run_resumed".to_owned(), name: String::new(), verb: point.verb.clone() };
+        let first =
+            Point { recorded: true, kind: "run_resumed".to_owned(), name: String::new(), verb: point.verb.clone() };
         stand.shim.strike(&mut again, &first, *moment, Blow::Kill, &mark);
         let answer = stand.run(again)?;
         played.did(format!("resume, struck as well, ended with {}", code(&answer)));
@@ -345,6 +348,11 @@ fn replan(stand: &Stand, story: Story, played: &mut Played) -> Result<bool> {
     for attempt in 1..=TRIES {
         let planned = stand.plan_to(story, &file)?;
         played.did(format!("a new plan ended with {planned:?}"));
+        if planned == Some(3) {
+            // What a dead run has left in the middle is put right by a bare plan first.
+            let said = stand.converge()?;
+            played.did(format!("a bare plan and its apply ended with {said:?}"));
+        }
         if planned == Some(0) {
             if !file.exists() {
                 return Ok(true);

@@ -128,11 +128,34 @@ impl Tally {
         let report = self.report();
         let mut text = String::new();
         let kinds: Vec<String> = self.played.iter().map(|(kind, number)| format!("{kind} {number}")).collect();
-        let _ = writeln!(text, "Cases     {} of {} ({}), {:.1} s each", report.cases, report.cases_known, kinds.join(", "), report.seconds_per_case);
-        let _ = writeln!(text, "Killed    {} times, at {} of {} points", report.kills, report.kill_points, report.kill_points_known);
-        let _ = writeln!(text, "Then      resumed {}, undone {}, stopped {}, stuck {}", report.resumed, report.undone, report.stopped, report.stuck);
-        let _ = writeln!(text, "Data      {} acknowledged writes lost; two primaries at once: {}", report.lost_writes, report.two_writable);
-        let _ = writeln!(text, "Stalls    {} ms; without its guard {} ms; with an ill server {} ms", report.longest_stall_ms, report.longest_stall_without_guard_ms, report.longest_stall_ill_ms);
+        let _ = writeln!(
+            text,
+            "Cases     {} of {} ({}), {:.1} s each",
+            report.cases,
+            report.cases_known,
+            kinds.join(", "),
+            report.seconds_per_case
+        );
+        let _ = writeln!(
+            text,
+            "Killed    {} times, at {} of {} points",
+            report.kills, report.kill_points, report.kill_points_known
+        );
+        let _ = writeln!(
+            text,
+            "Then      resumed {}, undone {}, stopped {}, stuck {}",
+            report.resumed, report.undone, report.stopped, report.stuck
+        );
+        let _ = writeln!(
+            text,
+            "Data      {} acknowledged writes lost; two primaries at once: {}",
+            report.lost_writes, report.two_writable
+        );
+        let _ = writeln!(
+            text,
+            "Stalls    {} ms; without its guard {} ms; with an ill server {} ms",
+            report.longest_stall_ms, report.longest_stall_without_guard_ms, report.longest_stall_ill_ms
+        );
         for failure in &report.failures {
             let _ = writeln!(text, "\nFAILED    {}", failure.case);
             for line in &failure.problems {

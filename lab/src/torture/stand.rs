@@ -72,10 +72,11 @@ impl Stand {
         let script = Script::beginning(handover.to_owned(), FACILITY.to_owned(), folder.clone())?;
         let script = Script { lab: crate::program()?, ..script }.cast(&topology)?;
         let shim = Shim::build(&folder)?;
-        let mut stand = Self { lab, topology, shim, script, folder, handover: handover.to_owned(), ends: BTreeMap::new() };
+        let mut stand =
+            Self { lab, topology, shim, script, folder, handover: handover.to_owned(), ends: BTreeMap::new() };
         let mut undisturbed = Vec::new();
         remove(&stand.state())?;
-        stand.converge()?;
+        stand.begin()?;
         for story in Story::ALL {
             let left = facts::read(&stand.lab, &stand.topology, &stand.state())?;
             stand.lab.snapshot(story.word())?;
@@ -89,23 +90,32 @@ impl Stand {
         Ok((stand, undisturbed))
     }
 
-    /// Does what a bare plan would do on a new lab: proxies save their weights. From here on such a plan is empty.
-    fn converge(&self) -> Result<()> {
-        let file = self.folder.join("plan.yaml");
+    /// Makes a new lab as the topology says: proxies save their weights. From here on a bare plan is empty.
+    fn begin(&self) -> Result<()> {
         let deadline = Instant::now() + READY;
         loop {
-            remove(&file)?;
-            let mut command = self.handover(&["plan"])?;
-            command.arg("--out").arg(&file);
-            let mut code = self.run(command)?.code;
-            if code == Some(0) && file.exists() {
-                code = self.run(self.apply(&file)?)?.code;
-            }
-            match code {
+            match self.converge()? {
                 Some(0) => return remove(&self.state()),
-                code if Instant::now() >= deadline => bail!("a new lab does not come to what the topology says: {code:?}"),
+                code if Instant::now() >= deadline => {
+                    bail!("a new lab does not come to what the topology says: {code:?}")
+                }
                 _ => std::thread::sleep(Duration::from_millis(200)),
             }
+        }
+    }
+
+    /// Makes a bare plan and applies it; returns the exit status of what did not succeed, or 0.
+    ///
+    /// # Errors
+    /// If a command cannot be started.
+    pub fn converge(&self) -> Result<Option<i32>> {
+        let file = self.folder.join("again.yaml");
+        remove(&file)?;
+        let mut command = self.handover(&["plan"])?;
+        command.arg("--out").arg(&file);
+        match self.run(command)?.code {
+            Some(0) if file.exists() => Ok(self.run(self.apply(&file)?)?.code),
+            code => Ok(code),
         }
     }
 

@@ -303,7 +303,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -313,7 +313,7 @@ impl Random {
 
     /// One below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap_or_default()
+        usize::try_from(self.number() % limit.max(1) as u64).unwrap_or_default()
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {
@@ -361,8 +361,8 @@ pub fn cases(undisturbed: &[Undisturbed], servers: &dyn Fn(&TargetId) -> Vec<Str
             let mut any = || points[random.below(points.len())].clone();
             let [a, b, c, d, e, f, g, h] = [(); 8].map(|()| any());
             let recorded = a.recorded;
-            let later = Moment::Later(1 + random.next() % 120);
-            let again = Moment::Later(1 + random.next() % 120);
+            let later = Moment::Later(1 + random.number() % 120);
+            let again = Moment::Later(1 + random.number() % 120);
             let add = |list: &mut Vec<Case>, point: Point, moment, blow, then| {
                 let waits = (list.len() + usize::from(recorded)).is_multiple_of(2);
                 list.push(Case { story, fault: Fault::Orchestrator { point, moment, blow }, waits, then });
@@ -465,11 +465,11 @@ mod tests {
     fn the_same_seed_gives_the_same_numbers() {
         let numbers = |seed| {
             let mut random = Random(seed);
-            [(); 3].map(|()| random.next())
+            [(); 3].map(|()| random.number())
         };
         assert_eq!(numbers(7), numbers(7));
         assert_ne!(numbers(7), numbers(8));
         // As the reference implementation gives them.
-        assert_eq!(Random(1234567).next(), 6457827717110365317);
+        assert_eq!(Random(1234567).number(), 6457827717110365317);
     }
 }

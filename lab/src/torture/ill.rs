@@ -63,7 +63,7 @@ impl Server {
             let ip = ssh_address(&host.transport)?.ok()?;
             Some(Self { name: name.to_owned(), place, address: SocketAddrV4::new(ip, 22) })
         };
-        topology.targets().find_map(|target| of(&target)).with_context(|| format!("there is no server {name}"))
+        topology.targets().find_map(|target| of(target)).with_context(|| format!("there is no server {name}"))
     }
 
     /// Words that a true reason may name it by.

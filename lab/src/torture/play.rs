@@ -284,7 +284,14 @@ fn go_on(stand: &Stand, case: &Case, played: &mut Played) -> Result<()> {
     for difference in stand.differences(expected)? {
         played.problem(difference);
     }
-    let nothing = stand.run(stand.handover(&["plan", "--detailed-exitcode"])?)?;
+    let again = || stand.run(stand.handover(&["plan", "--detailed-exitcode"])?);
+    let mut nothing = again()?;
+    if ill && nothing.code == Some(2) {
+        // What was only told of a server that was ill, such as weights that its host could not save, is for the next plan.
+        played.did("a bare plan did the rest");
+        stand.converge()?;
+        nothing = again()?;
+    }
     if nothing.code != Some(0) {
         played.problem(format!("a plan of the result is not empty: it ended with {}", code(&nothing)));
     }

@@ -366,8 +366,12 @@ impl Diff<'_> {
     fn follows(&mut self, database: &crate::model::Database, primary: &Peer, facts: &MemberFacts) {
         let known = |address: &String| database.members.values().any(|member| member.target.address == *address);
         let replicates = |peer: &Peer| {
-            live::member(self.live, &peer.member)
-                .is_some_and(|facts| matches!(facts.role, Role::Replica | Role::Fenced))
+            live::member(self.live, &peer.member).is_some_and(|sender| match sender.role {
+                Role::Fenced => true,
+                // One that receives and is on another timeline does not replay: whoever followed it would get no further.
+                Role::Replica => sender.receives_from.is_none() || sender.lineage == facts.lineage,
+                Role::Primary | Role::Stopped => false,
+            })
         };
         let aside = |id: &TargetId| {
             let facts = live::member(self.live, id)?;

@@ -53,9 +53,20 @@ impl Followers {
         let ways: BTreeMap<_, _> = others.clone().map(|id| (id.clone(), way(database, from, to, id, live))).collect();
         let goes = |id: &TargetId| {
             let through = |id: &TargetId| matches!(ways.get(id), Some(Way::Led | Way::There(None)));
+            let reaches = |id: &TargetId| {
+                let sender = |id: &TargetId| match ways.get(id) {
+                    Some(Way::Keeps(peer)) => Some(peer.member.clone()),
+                    _ => None,
+                };
+                let senders: Vec<TargetId> =
+                    std::iter::successors(Some(id.clone()), sender).take(database.members.len()).collect();
+                let away = |id: &TargetId| self::wanted(database, id, to).is_none_or(|peer| peer.member != *from);
+                senders.iter().all(away) && senders.last().is_some_and(through)
+            };
             let wanted = wanted(database, id, to)?;
-            // Under the old primary, once it has returned; and the old primary itself under whoever follows the new one.
-            let fit = if id == from { through(&wanted.member) } else { wanted.member == *from && through(id) };
+            // Under the old primary, once it has returned; and the old primary itself under whoever follows the new one, itself or
+            // through others that stay away from the old one.
+            let fit = if id == from { reaches(&wanted.member) } else { wanted.member == *from && through(id) };
             fit.then(|| (id.clone(), wanted))
         };
         Self {

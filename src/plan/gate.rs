@@ -76,9 +76,7 @@ pub fn judge_capacity(
     policy: &Policy,
     live: &Live,
 ) -> Verdict {
-    let healthy = |server: &&AppServer| {
-        live::facts(live, &server.target.id).ok().and_then(|facts| facts.server()).is_some_and(|facts| facts.healthy)
-    };
+    let healthy = |server: &&AppServer| live::is_healthy(live, &server.target.id);
     let (mut go, mut hold) = (Vec::new(), Vec::new());
     for (facility, share) in shares.iter().filter(|(_, share)| **share > Percent::ZERO) {
         let here = BTreeSet::from([facility.clone()]);

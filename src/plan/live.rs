@@ -33,6 +33,11 @@ pub fn member<'a>(live: &'a Live, id: &TargetId) -> Option<&'a MemberFacts> {
     facts(live, id).ok()?.member()
 }
 
+/// True if an application server answers its health check.
+pub fn is_healthy(live: &Live, id: &TargetId) -> bool {
+    facts(live, id).ok().and_then(|facts| facts.server()).is_some_and(|facts| facts.healthy)
+}
+
 /// What a pooler said of one database.
 pub fn pool<'a>(live: &'a Live, id: &TargetId, database: &ForeignName) -> Option<&'a PoolFacts> {
     facts(live, id).ok()?.pooler()?.databases.get(database)?.as_ref()

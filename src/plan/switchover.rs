@@ -66,7 +66,7 @@ pub(super) fn add(
     let followers = Followers::of(database, &change.from.member, &change.to.member, live);
     let primary = live::member(live, &change.from.member);
     let now = primary.map(|facts| facts.synchronous_names.as_str()).unwrap_or_default();
-    let names = Names::new(now, old, new, &followers);
+    let names = Names::new(now, old, new, &followers, database.confirmed_by);
     let windows = names.windows(old, new);
     let stage = builder.stage(format!("Database {}: primary {old} → {new}", database.name), Vec::new());
     let switchover = Switchover {
@@ -176,7 +176,9 @@ impl Follow<'_> {
         }
         let returned = following.clone();
         for (sender, members) in senders {
-            let slot = slots(database, stage, sender, &members).irreversible(WHY_FORWARD).needs(&returned);
+            let mut slot = slots(database, stage, sender, &members).irreversible(WHY_FORWARD).needs(&returned);
+            // The same member may have made a slot for the candidate before the pause.
+            slot.id = StepId(format!("db.{}.below.slots.{}", database.name, sender.name()));
             let slot = After::from([builder.push(slot)]);
             let of_sender = below.iter().filter(|(_, upstream)| upstream.member == *sender);
             following

@@ -95,6 +95,14 @@ pub(super) fn demanding<S: AsRef<str>>(setting: &str, count: usize, members: &[S
     })
 }
 
+/// The setting that asks for as many of `able` as are declared, as far as there are so many.
+pub(super) fn as_declared<S: AsRef<str>>(setting: &str, declared: usize, able: &[S]) -> String {
+    let (asked, reachable) = (demand(setting), declared.min(able.len()));
+    // Nothing more can be had.
+    let short = reachable < declared && reachable <= asked;
+    if asked == declared || short { setting.to_owned() } else { demanding(setting, reachable, able) }
+}
+
 /// True if both make commits wait alike, however they are written.
 pub(super) fn alike(one: &str, other: &str) -> bool {
     match (parse(one), parse(other)) {

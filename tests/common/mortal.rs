@@ -4,7 +4,9 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use handover::journal::{Entry, Hold, Holder, Lease, Lock, Moment, Record, RunId, RunSummary, Store, StoreError};
+use handover::journal::{
+    Entry, Hold, HoldKind, Holder, Lease, Lock, Moment, Record, RunId, RunSummary, Store, StoreError,
+};
 use tokio::sync::watch;
 
 /// When whoever records dies: at this record, which is made first or not. Records count from 0 over all processes.
@@ -28,9 +30,34 @@ struct Inner {
 pub struct MortalStore {
     inner: Mutex<Inner>,
     dead: watch::Sender<bool>,
+    made: watch::Sender<usize>,
+}
+
+impl Inner {
+    /// Holds take the place of earlier ones about the same thing.
+    fn hold(&mut self, holds: &[Hold]) {
+        for hold in holds {
+            self.holds.retain(|held| held.kind.subject() != hold.kind.subject());
+            self.holds.push(hold.clone());
+        }
+    }
 }
 
 impl MortalStore {
+    /// A store with holds of earlier runs.
+    pub fn holding(holds: &[HoldKind]) -> Self {
+        let hold = |kind: &HoldKind| Hold {
+            kind: kind.clone(),
+            by: "test".to_owned(),
+            since: jiff::Timestamp::UNIX_EPOCH,
+            reason: None,
+            review_by: None,
+            run: RunId("earlier".to_owned()),
+        };
+        let inner = Inner { holds: holds.iter().map(hold).collect(), ..Inner::default() };
+        Self { inner: Mutex::new(inner), ..Self::default() }
+    }
+
     /// Whoever records from now on dies then.
     pub fn die(&self, death: Option<Death>) {
         self.inner.lock().unwrap().death = death;
@@ -40,6 +67,16 @@ impl MortalStore {
     /// Ends when that has happened.
     pub async fn dead(&self) {
         let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.inner.lock().unwrap().entries.len()
+    }
+
+    /// Ends when there are so many.
+    pub async fn reaches(&self, number: usize) {
+        let _ = self.made.subscribe().wait_for(|made| *made >= number).await;
     }
 
     /// Makes a record, unless its maker dies.
@@ -52,6 +89,7 @@ impl MortalStore {
             let dies = inner.death.filter(|death| inner.entries.len() >= death.number);
             if dies.is_none_or(|death| death.made && inner.entries.len() == death.number) {
                 inner.entries.push(entry.clone());
+                self.made.send_replace(inner.entries.len());
             }
             dies.is_some()
         };
@@ -76,7 +114,7 @@ impl Store for MortalStore {
         let mut inner = self.inner.lock().unwrap();
         assert!(inner.entries.is_empty() && inner.lock.is_none(), "it is for one run");
         let Record::RunStarted { holds, .. } = &entry.record else { panic!("{entry:?}") };
-        inner.holds.extend(holds.iter().cloned());
+        inner.hold(holds);
         inner.entries.push(entry.clone());
         Ok(Self::take(&mut inner, run, holder, entry.at))
     }
@@ -94,7 +132,7 @@ impl Store for MortalStore {
             return Err(StoreError::Locked(Box::new(lock.clone())));
         }
         let Record::RunResumed { holds, .. } = record else { panic!("{record:?}") };
-        inner.holds.extend(holds.iter().cloned());
+        inner.hold(holds);
         let sequence = inner.entries.len() as u64;
         inner.entries.push(Entry::new(sequence, now, record.clone()));
         Ok((Self::take(&mut inner, run, holder, now.at), sequence))

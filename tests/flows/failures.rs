@@ -119,6 +119,12 @@ fn a_drain_that_is_disturbed_retreats_or_stops_and_can_be_finished() {
     assert!(ways.is_some_and(|text| text.contains("handover plan --drain west")), "how to go on is said");
     world.apply(&topology, &plan).code(3).says(&["used by run"]);
 
+    // The end of the terminal while it goes on.
+    let mut run = world.resume();
+    run.until_begun("gate.soak.50%");
+    run.hang_up();
+    run.end(4);
+
     // A name server dies right before DNS is changed.
     let plan = world.plan(&topology, "dns.yaml", &["--drain", "west"]);
     let mut run = world.begin(&topology, &plan);

@@ -128,8 +128,10 @@ impl World {
     }
 
     fn command(&self, topology: &Path, args: &[&str]) -> Command {
-        let mut command = self.lab.command(env!("CARGO_BIN_EXE_handover")).unwrap();
-        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        let mut command = self.lab.command("env").unwrap();
+        // Whoever runs the tests may ignore it, as nohup does, and that is inherited.
+        command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_handover")]).args(args);
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
         let asks = args.first().is_some_and(|command| ["plan", "status", "apply", "rollback"].contains(command));
         if asks && !args.contains(&"--timeout") {
             // A machine that is busy with other things takes seconds for a login over ssh.
@@ -395,8 +397,16 @@ impl Running {
 
     /// What Ctrl-C does. SIGTERM is treated alike; SIGINT is ignored where tests run as a background job of a shell.
     pub fn interrupt(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// What the end of its terminal does.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Ends it at once, as a power loss would, and waits until it is gone.

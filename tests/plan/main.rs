@@ -228,6 +228,40 @@ fn a_route_is_repaired_before_another_database_moves_behind_the_same_pooler() {
     }
 }
 
+/// Each reload makes both true: neither database's clients may be led to a replica by the other one's. Found by the random worlds of
+/// `tests/simulated`.
+#[test]
+fn all_routes_of_a_pooler_are_written_before_any_is_loaded() {
+    let mut world = World::healthy(EXAMPLE);
+    let pooler = TargetId::pooler("west-pool1");
+    for (database, port, from, to) in [("accounts", 5432, 10, 20), ("prices", 5434, 20, 10)] {
+        let at = |facility: u32| format!("10.{facility}.0.100:{port}");
+        let route = FromTo { from: at(from), to: at(to) };
+        world.act(&pooler, &Action::WriteRoute { database: database.into(), route });
+    }
+    for last in [false, true] {
+        let mut world = World::healthy(EXAMPLE).with_live(&world);
+        let repair = plan(&world, &Intent::default(), &[]);
+        carry_out(&mut world, &repair, |count| if last { count - 1 } else { 0 });
+        nothing_to_do(&world, &[]);
+    }
+}
+
+/// Found by the random worlds of `tests/simulated`.
+#[test]
+fn a_restore_does_not_wait_for_a_server_that_is_sick_where_the_others_are_enough() {
+    // A small share of west, so that one of two is enough.
+    let mut world = World::healthy(&EXAMPLE.replace("share: {west: 50%, east: 50%}", "share: {west: 10%, east: 90%}"));
+    let drain = plan(&world, &intent(&["west"], &[], false), &[]);
+    carry_out(&mut world, &drain, |_| 0);
+    let sick = TargetId::server(&"website".into(), "west-app1");
+    let handover::model::Facts::Server(facts) = world.facts(&sick) else { panic!("{sick}") };
+    facts.healthy = false;
+    let restore = plan(&world, &intent(&[], &["west"], true), &drain.holds);
+    carry_out(&mut world, &restore, |_| 0);
+    nothing_to_do(&world, &[]);
+}
+
 #[test]
 fn records_that_differ_beforehand_do_not_make_the_end_contradict_itself() {
     let mut world = World::healthy(EXAMPLE);

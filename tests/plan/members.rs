@@ -384,6 +384,81 @@ fn names_that_a_cut_run_left_narrow_are_set_right_where_it_is_declared_how_many_
     assert!(notes.iter().any(|note| note == expected), "{notes:?}");
 }
 
+/// Found by the random worlds of `tests/simulated`.
+#[test]
+fn a_switchover_ends_with_as_many_confirming_as_are_declared() {
+    let declared = |text: String, count: usize| {
+        text.replace("{mode: synchronous,", &format!("{{mode: synchronous, confirmed_by: {count},"))
+    };
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    for (count, before, wanted) in [
+        // One replica was away when the names were set.
+        (2, "FIRST 1 (m1, m2)", "FIRST 2 (\"m0\", \"m2\")"),
+        // Somebody has asked for more.
+        (1, "FIRST 2 (m1, m2)", "FIRST 1 (\"m0\", \"m2\")"),
+    ] {
+        let mut world = world(3, &[], before).with_topology(&declared(topology(3, "m1", &[]), count));
+        let there = plan(&world, &Intent::default(), &[]);
+        carry_out(&mut world, &there, |_| 0);
+        everybody_follows(&world, "m1", wanted);
+        let rest = make(&world.topology, &Intent::default(), &[], &world.live, now);
+        assert!(matches!(rest, Planned::Nothing(_)), "{rest:?}");
+    }
+}
+
+/// A topology of four with these members under others.
+fn cascades(primary: &str, follows: &[(&str, &str)]) -> String {
+    let mut text = topology(4, primary, &[]).replace("mode: synchronous", "mode: asynchronous");
+    for (member, upstream) in follows {
+        let line = format!("address: \"10.0.0.{}:5432\", host: h,", &member[1..]);
+        assert!(text.contains(&line));
+        text = text.replace(&line, &format!("{line} follows: {upstream},"));
+    }
+    text
+}
+
+/// The candidate receives from another replica, and the old primary is itself to send to one in the end: it gets a slot twice. Found by the
+/// random worlds of `tests/simulated`.
+#[test]
+fn steps_of_a_switchover_with_two_cascades_have_names_of_their_own() {
+    let follows = [("m2", "m1"), ("m3", "m0")];
+    let world = world(4, &[("m2", "m1")], "").with_topology(&cascades("m2", &follows));
+    let there = plan(&world, &Intent::default(), &[]);
+    let names: BTreeSet<&str> = there.steps.iter().map(|step| step.id.0.as_str()).collect();
+    assert_eq!(names.len(), there.steps.len());
+    assert!(names.contains("db.accounts.make_slots.m0") && names.contains("db.accounts.below.slots.m0"), "{names:?}");
+    Plan::from_yaml(&there.to_yaml().unwrap()).unwrap();
+}
+
+/// Found by the random worlds of `tests/simulated`.
+#[test]
+fn an_old_primary_goes_below_a_replica_that_follows_through_another_one() {
+    let follows = [("m2", "m1"), ("m0", "m2")];
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    let mut world = world(4, &[("m2", "m1")], "").with_topology(&cascades("m3", &follows));
+    let there = plan(&world, &Intent::default(), &[]);
+    carry_out(&mut world, &there, |_| 0);
+    assert_eq!(world.seen("accounts", "m0").receives_from.as_deref(), Some("10.0.0.2:5432"));
+    let rest = make(&world.topology, &Intent::default(), &[], &world.live, now);
+    assert!(matches!(rest, Planned::Nothing(_)), "{rest:?}");
+}
+
+/// A receiver that is on the new timeline already is refused by a sender on the old one. Found by the random worlds of `tests/simulated`.
+#[test]
+fn nobody_is_led_below_a_replica_that_does_not_replay_the_new_timeline() {
+    let follows = [("m0", "m2")];
+    let now = "2026-11-23T06:15:00Z".parse().unwrap();
+    // m2 receives from the candidate, and goes on doing so.
+    let mut world = world(4, &[("m2", "m1")], "").with_topology(&cascades("m1", &follows));
+    world.change_member("accounts", "m2", |facts| facts.replay_paused = true);
+    let there = plan(&world, &Intent::default(), &[]);
+    carry_out(&mut world, &there, |_| 0);
+    assert_eq!(world.seen("accounts", "m0").receives_from.as_deref(), Some("10.0.0.1:5432"));
+    assert_eq!(world.seen("accounts", "m2").lineage.timeline, 1);
+    let rest = make(&world.topology, &Intent::default(), &[], &world.live, now);
+    assert!(matches!(rest, Planned::Nothing(_)), "{rest:?}");
+}
+
 /// The operator has taken the names away because the replica is dead: a plan must not make commits wait for it again.
 #[test]
 fn commits_are_made_to_wait_only_for_those_that_can_confirm() {

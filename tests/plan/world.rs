@@ -69,6 +69,12 @@ impl World {
         self.live[&id].known().and_then(Facts::member).unwrap()
     }
 
+    /// What another world of the same topology is like.
+    pub fn with_live(mut self, other: &Self) -> Self {
+        self.live.clone_from(&other.live);
+        self
+    }
+
     /// The same world under another topology file.
     pub fn with_topology(self, text: &str) -> Self {
         Self(self.0.with_topology(Arc::new(read(text))))

@@ -55,16 +55,13 @@ impl Diff<'_> {
             }
             return synchronous::demanding(from, 1, &able);
         };
-        match wanted.min(able.len()) {
-            _ if synchronous::demand(from) == wanted => from.clone(),
-            reachable if reachable < wanted && reachable <= synchronous::demand(from) => {
-                self.changes.silent.push(format!(
-                    "commits of {} should be confirmed by {wanted} replicas, and {reachable} can: bring the others back",
-                    database.name
-                ));
-                from.clone()
-            }
-            reachable => synchronous::demanding(from, reachable, &able),
+        let reachable = wanted.min(able.len());
+        if reachable < wanted && reachable <= synchronous::demand(from) && synchronous::demand(from) != wanted {
+            self.changes.silent.push(format!(
+                "commits of {} should be confirmed by {wanted} replicas, and {reachable} can: bring the others back",
+                database.name
+            ));
         }
+        synchronous::as_declared(from, wanted, &able)
     }
 }

@@ -92,27 +92,33 @@ impl Order<'_> {
             return uses;
         }
         let stage = self.builder.stage("Poolers: led back to their primaries", Vec::new());
+        // A reload makes true what is written for every database of a pooler: each of its routes is written before any is loaded.
+        let mut written: BTreeMap<&TargetId, After> = BTreeMap::new();
         for change in &self.changes.routes {
             let (pooler, database) = (&change.pooler, &change.database);
-            let id = |what: &str| format!("route.{what}.{database}.{}", pooler.name());
-            let mut ready = needs.clone();
-            if change.written.from != change.written.to || change.loaded.from != change.loaded.to {
-                let act = |route| Action::WriteRoute { database: database.clone(), route };
-                let written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
-                let write = step(
-                    id("write"),
-                    stage,
-                    format!("{}: write {database} → {}", pooler.name(), change.written.to),
-                    Work::on(pooler, act(change.written.clone())),
-                )
-                .why("It leads elsewhere than to the primary.")
-                .after(pooler, written(&change.written.to))
-                .undone_by(act(change.written.reversed()), written(&change.written.from))
-                .needs(needs);
-                ready = After::from([self.builder.push(write)]);
+            let ready = written.entry(pooler).or_insert_with(|| needs.clone());
+            if change.written.from == change.written.to && change.loaded.from == change.loaded.to {
+                continue;
             }
-            let load = self.builder.push(load(change, stage, id("load")).needs(&ready));
-            uses.entry(pooler.clone()).or_default().insert(load.clone());
+            let act = |route| Action::WriteRoute { database: database.clone(), route };
+            let is_written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
+            let write = step(
+                format!("route.write.{database}.{}", pooler.name()),
+                stage,
+                format!("{}: write {database} → {}", pooler.name(), change.written.to),
+                Work::on(pooler, act(change.written.clone())),
+            )
+            .why("It leads elsewhere than to the primary.")
+            .after(pooler, is_written(&change.written.to))
+            .undone_by(act(change.written.reversed()), is_written(&change.written.from))
+            .needs(needs);
+            ready.insert(self.builder.push(write));
+        }
+        for change in &self.changes.routes {
+            let ready = written.get(&change.pooler).unwrap_or(needs);
+            let id = format!("route.load.{}.{}", change.database, change.pooler.name());
+            let load = self.builder.push(load(change, stage, id).needs(ready));
+            uses.entry(change.pooler.clone()).or_default().insert(load.clone());
             done.insert(load);
         }
         uses

@@ -10,6 +10,7 @@ use crate::model::{
 };
 use crate::plan::build::{After, step};
 use crate::plan::diff::{ShareChange, shares_text};
+use crate::plan::live;
 use crate::plan::step::{Gate, Step, Wait, Work};
 use crate::plan::weights::{between, weights};
 
@@ -97,8 +98,17 @@ impl<'a> Order<'a> {
             back.map(|(server, _)| (server.clone(), rest)).collect()
         };
         let returning: Vec<Setting> = self.changes.shares.iter().map(back).collect();
-        let names_of = |setting: &Setting| Arc::new(setting.keys().cloned().collect::<BTreeSet<ForeignName>>());
-        let mut up = self.by_proxy(&returning.iter().map(names_of).collect::<Vec<_>>());
+        // One that is sick already need not recover: that the others are enough is a gate's matter.
+        let well = |change: &ShareChange, name: &ForeignName| {
+            let service = self.topology.services.get(&change.service);
+            let server = service.and_then(|service| service.servers.get(name.as_str()));
+            server.is_some_and(|server| live::is_healthy(self.live, &server.target.id))
+        };
+        let names_of = |(change, setting): (&ShareChange, &Setting)| {
+            let names = setting.keys().filter(|name| well(change, name)).cloned();
+            Arc::new(names.collect::<BTreeSet<ForeignName>>())
+        };
+        let mut up = self.by_proxy(&self.changes.shares.iter().zip(&returning).map(names_of).collect::<Vec<_>>());
         for (proxy, set) in self.set_shares(returning) {
             let mut backends = up.remove(proxy).unwrap_or_default();
             backends.retain(|_, servers| !servers.is_empty());

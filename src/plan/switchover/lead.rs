@@ -26,18 +26,30 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(now: &str, old: &str, new: &str, followers: &followers::Followers) -> Self {
+    /// `confirmed_by`: how many replicas should confirm each commit in the end, where that is declared.
+    pub(super) fn new(
+        now: &str,
+        old: &str,
+        new: &str,
+        followers: &followers::Followers,
+        confirmed_by: Option<usize>,
+    ) -> Self {
         let led: BTreeSet<String> = followers.led().map(|id| id.name().to_owned()).collect();
         let counting = followers.counting();
         let wanted = synchronous::spelled(&synchronous::after(now, new, old), &counting);
         let returns = (!followers.below().keys().any(|id| id.name() == old)).then(|| old.to_owned());
         let all: BTreeSet<String> = counting.iter().cloned().chain(returns).collect();
+        let complete = synchronous::reachable(&wanted, &all);
+        let able: Vec<&String> = all.iter().collect();
         Self {
             now: now.trim().to_owned(),
             narrowed: if led.is_empty() { now.trim().to_owned() } else { synchronous::narrowed(now, new) },
             back: synchronous::spelled(now, &led),
             first: synchronous::reachable(&wanted, &counting),
-            complete: synchronous::reachable(&wanted, &all),
+            complete: match confirmed_by {
+                Some(declared) => synchronous::as_declared(&complete, declared, &able),
+                None => complete,
+            },
         }
     }
 

@@ -140,6 +140,7 @@ impl World {
         facts.role = Role::Replica;
         facts.receives_from = Some(primary.address.clone());
         self.cut.remove(id);
+        self.told.remove(id);
         let position = self.member(&primary.member)?.position;
         let facts = self.member(id)?;
         (facts.position, facts.replayed) = (position, position);

@@ -1,6 +1,7 @@
 //! Faults by script: the n-th action at a target goes wrong in a chosen way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::model::TargetId;
 
@@ -15,10 +16,24 @@ pub enum Harm {
     Hang,
     /// It is done, and the answer is lost.
     Lose,
+    /// It is done right before the deadline, and answered just in time.
+    Slow,
     /// The target dies before it has done anything, and answers nobody any more.
     Die,
     /// The target dies right after it has done it.
     DieAfter,
+}
+
+/// What becomes of an action that is under way when its caller dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Orphans {
+    /// It is carried out as if nothing had happened: it was on the wire.
+    #[default]
+    Done,
+    /// At members it is carried out so much later, but by its deadline; elsewhere at once.
+    Late(Duration),
+    /// It never reaches the target.
+    Lost,
 }
 
 /// One thing that goes wrong.

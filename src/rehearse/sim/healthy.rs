@@ -23,7 +23,7 @@ pub(super) fn live(topology: &Topology) -> Result<Live, Vec<Refusal>> {
         .filter_map(|(id, (target, scope))| {
             let facts = match scope {
                 Scope::Records(keys) => Facts::NameServer(name_server(&id, &keys, &wanted)?),
-                Scope::Backends(_) => Facts::Proxy(proxy(topology, &wanted)),
+                Scope::Backends(_) => Facts::Proxy(proxy(topology, topology.proxies.get(id.name())?, &wanted)),
                 Scope::Health(_) => {
                     Facts::Server(ServerFacts { healthy: true, status: 200, latency: Duration::from_millis(1) })
                 }
@@ -38,17 +38,21 @@ pub(super) fn live(topology: &Topology) -> Result<Live, Vec<Refusal>> {
 }
 
 fn name_server(id: &TargetId, keys: &BTreeSet<RecordKey>, wanted: &plan::Desired) -> Option<NameServerFacts> {
-    let records = wanted.records.get(&ZoneName::new(id.scope()?))?;
+    // A zone that no service has a name in is observed all the same.
+    let records = wanted.records.get(&ZoneName::new(id.scope()?));
     Some(NameServerFacts {
         serial: 1,
         primary_name: id.name().to_owned(),
-        sets: keys.iter().map(|key| (key.clone(), records.get(key).cloned().flatten())).collect(),
+        sets: keys
+            .iter()
+            .map(|key| (key.clone(), records.and_then(|records| records.get(key)).cloned().flatten()))
+            .collect(),
         conditional: Conditional::RecordSet,
         rejects_key: None,
     })
 }
 
-fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
+fn proxy(topology: &Topology, declared: &Proxy, wanted: &plan::Desired) -> ProxyFacts {
     let capabilities = ProxyCapabilities {
         max_weight: 256,
         zero_drains: true,
@@ -76,7 +80,8 @@ fn proxy(topology: &Topology, wanted: &plan::Desired) -> ProxyFacts {
                 errors: 0,
             };
             let servers = weights.iter().map(|(name, weight)| (name.clone(), server(name, *weight))).collect();
-            Some((service.backend.clone(), Some(BackendFacts { servers, ..BackendFacts::default() })))
+            let name = plan::backend_of(declared, service).clone();
+            Some((name, Some(BackendFacts { servers, ..BackendFacts::default() })))
         })
         .collect();
     ProxyFacts {

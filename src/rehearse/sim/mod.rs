@@ -4,7 +4,8 @@
 //! What it models: record sets with their conditions and transfers within a zone; weights, admissions, health and saved state of proxies;
 //! application servers; roles, histories, receivers, slots and synchronous names of members; routes and pauses of poolers; jobs; and
 //! servers that are stopped and started with their hosts. Actions are refused where the real targets refuse them, and done already where
-//! there is nothing left to do. A [`Fault`] makes an action go wrong.
+//! there is nothing left to do. A [`Fault`] makes an action go wrong. An action that has left its caller is carried out though the caller
+//! dies, at once or later ([`Orphans`]).
 //!
 //! What it does not model:
 //!
@@ -23,7 +24,7 @@ mod invariants;
 mod provider;
 mod world;
 
-pub use fault::{Fault, Harm};
+pub use fault::{Fault, Harm, Orphans};
 pub use healthy::{replica, slot};
 pub use provider::{LATENCY, SimClock, Simulation};
 pub use world::World;

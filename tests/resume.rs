@@ -57,8 +57,13 @@ impl Rehearsal {
 
     /// The outcome; none if it died.
     async fn apply(&self, plan: Plan, death: Option<Death>) -> Option<RunOutcome> {
+        self.apply_until(false, plan, death).await
+    }
+
+    /// The same; `stopped` before it has begun anything, if so.
+    async fn apply_until(&self, stopped: bool, plan: Plan, death: Option<Death>) -> Option<RunOutcome> {
         let (events, _told) = mpsc::unbounded_channel();
-        let (_keep, stop) = watch::channel(false);
+        let (_keep, stop) = watch::channel(stopped);
         let document = plan.to_yaml().unwrap();
         let request =
             Request { plan, digest: String::new(), document, run: run(), holder: "test".into(), stop, events };
@@ -191,6 +196,18 @@ async fn killed_at_any_record_a_run_is_gone_on_with_to_the_same_end() {
 fn same(wanted: &str, found: &str, what: &str) {
     let differ: Vec<(&str, &str)> = wanted.lines().zip(found.lines()).filter(|(a, b)| a != b).collect();
     assert!(differ.is_empty(), "{what}: {differ:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_stopped_before_it_touched_anything_makes_its_holds_again_when_it_is_gone_on_with() {
+    let lab = Rehearsal::new();
+    let outcome = lab.apply_until(true, lab.plan(&drain()).await, None).await.unwrap();
+    assert_eq!((outcome.end, lab.holds().await.len()), (RunEnd::Stopped, 0), "it leaves none behind");
+    let outcome = lab.go_on(How::Resume, None).await.unwrap();
+    assert_eq!(outcome.end, RunEnd::Done, "{}", outcome.summary);
+    assert_eq!(lab.holds().await, [HoldKind::Drained { facility: FacilityName::new("west") }]);
+    let (_, _, after) = undisturbed().await;
+    same(&after, &lab.state().await, "gone on with");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,9 @@ run_tests := $(part) 'Unit tests' $(CARGO) test --locked --workspace --lib --bin
 	$(part) 'Tests with servers' $(CARGO) test --locked --workspace --no-fail-fast --test '*' -- --test-threads=1
 endif
 
-.PHONY: help test check demo lab bench soak root tools packages
+properties := $(or $(CARGO_TARGET_DIR),target)/torture/properties.json
+
+.PHONY: help test check demo lab bench soak torture root tools packages
 
 help:
 	@echo 'make demo    drain a facility and bring it back, on real servers, under load (root; about two minutes after the build)'
@@ -25,8 +27,9 @@ help:
 	@echo 'make lab     start the servers of topology.yaml and leave them running (root)'
 	@echo 'make bench   measure handover beside what people use today (root; under 25 minutes; BENCH_PAIRS=2 for a try)'
 	@echo 'make soak    ten drains and restores in a row under load, at 20 and 80 ms (root; SOAK_ROUNDS=2 for a try)'
+	@echo 'make torture kill it at every kind of record, make servers ill at every step, go on and compare (root; TORTURE_S=2400 bounds it)'
 	@echo
-	@echo 'demo, test, lab, bench and soak install missing Debian packages first; none of their services is started on this machine.'
+	@echo 'demo, test, lab, bench, soak and torture install missing Debian packages first; none of their services is started on this machine.'
 
 test: root tools packages
 	@$(part) 'Format' $(CARGO) fmt --all --check
@@ -49,6 +52,14 @@ demo: root packages
 soak: root packages
 	@$(part) 'Build' $(CARGO) build --locked --workspace
 	@$(built)/lab soak
+
+# The properties on simulated targets come first: $(SIMULATED_CASES) cases, beside which the rest of the time is for real servers.
+torture: root packages
+	@mkdir -p $(dir $(properties))
+	@$(part) 'Build' $(CARGO) build --locked --workspace
+	@SIMULATED_CASES=$(or $(SIMULATED_CASES),100000) SIMULATED_REPORT=$(abspath $(properties)) \
+		$(part) 'Simulated targets' $(CARGO) test --locked --release --test simulated
+	@$(built)/lab torture --simulated $(properties)
 
 bench: root
 	@$(part) 'Debian packages' lab/install.sh patroni etcd-server postgresql-15-repmgr python3-venv

@@ -57,8 +57,13 @@ impl Rehearsal {
 
     /// The outcome; none if it died.
     async fn apply(&self, plan: Plan, death: Option<Death>) -> Option<RunOutcome> {
+        self.apply_until(false, plan, death).await
+    }
+
+    /// The same; `stopped` before it has begun anything, if so.
+    async fn apply_until(&self, stopped: bool, plan: Plan, death: Option<Death>) -> Option<RunOutcome> {
         let (events, _told) = mpsc::unbounded_channel();
-        let (_keep, stop) = watch::channel(false);
+        let (_keep, stop) = watch::channel(stopped);
         let document = plan.to_yaml().unwrap();
         let request =
             Request { plan, digest: String::new(), document, run: run(), holder: "test".into(), stop, events };
@@ -194,32 +199,43 @@ fn same(wanted: &str, found: &str, what: &str) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_stopped_before_it_touched_anything_makes_its_holds_again_when_it_is_gone_on_with() {
+    let lab = Rehearsal::new();
+    let outcome = lab.apply_until(true, lab.plan(&drain()).await, None).await.unwrap();
+    assert_eq!((outcome.end, lab.holds().await.len()), (RunEnd::Stopped, 0), "it leaves none behind");
+    let outcome = lab.go_on(How::Resume, None).await.unwrap();
+    assert_eq!(outcome.end, RunEnd::Done, "{}", outcome.summary);
+    assert_eq!(lab.holds().await, [HoldKind::Drained { facility: FacilityName::new("west") }]);
+    let (_, _, after) = undisturbed().await;
+    same(&after, &lab.state().await, "gone on with");
+}
+
+#[tokio::test(start_paused = true)]
 async fn killed_at_any_record_a_run_is_rolled_back_or_says_that_a_new_primary_has_taken_over() {
     let (records, before, _) = undisturbed().await;
     let (mut back, mut beyond) = (0, 0);
     for number in 1..records {
-        for made in [number % 2 == 0] {
-            let lab = Rehearsal::new();
-            let plan = lab.plan(&drain()).await;
-            let what = format!("record {number} of {records}, made: {made}");
-            if lab.apply(plan, Some(Death { number, made })).await.is_some() {
-                continue;
+        let made = number % 2 == 0;
+        let lab = Rehearsal::new();
+        let plan = lab.plan(&drain()).await;
+        let what = format!("record {number} of {records}, made: {made}");
+        if lab.apply(plan, Some(Death { number, made })).await.is_some() {
+            continue;
+        }
+        let outcome = lab.go_on(How::Rollback, None).await.unwrap();
+        assert_eq!(lab.simulation.broken(), None, "{what}");
+        lab.nobody_waits(&what);
+        match outcome.end {
+            RunEnd::Undone => {
+                same(&before, &lab.state().await, &what);
+                assert_eq!(lab.holds().await, [], "{what}");
+                back += 1;
             }
-            let outcome = lab.go_on(How::Rollback, None).await.unwrap();
-            assert_eq!(lab.simulation.broken(), None, "{what}");
-            lab.nobody_waits(&what);
-            match outcome.end {
-                RunEnd::Undone => {
-                    same(&before, &lab.state().await, &what);
-                    assert_eq!(lab.holds().await, [], "{what}");
-                    back += 1;
-                }
-                RunEnd::Stopped => {
-                    assert!(outcome.summary.contains("cannot be rolled back any more"), "{what}: {}", outcome.summary);
-                    beyond += 1;
-                }
-                end => panic!("{what}: {end:?} {}", outcome.summary),
+            RunEnd::Stopped => {
+                assert!(outcome.summary.contains("cannot be rolled back any more"), "{what}: {}", outcome.summary);
+                beyond += 1;
             }
+            end => panic!("{what}: {end:?} {}", outcome.summary),
         }
     }
     assert!(back > 20 && beyond > 10, "{back} {beyond}");

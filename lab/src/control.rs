@@ -20,6 +20,16 @@ pub enum Request {
     Kill(Selection),
     /// Start what does not run.
     Start(Selection),
+    /// Keep the files of all servers as they are now, under a name. The servers rest for that time.
+    Snapshot {
+        /// Its name.
+        name: String,
+    },
+    /// Kill everything, put the files of a snapshot back, and start what ran then.
+    Restore {
+        /// Its name.
+        name: String,
+    },
     /// Change the links between two places; `all` as the second one means every other place.
     Link {
         /// One place.
@@ -128,7 +138,7 @@ pub enum Reply {
 pub fn ask(directory: &Path, request: &Request) -> Result<Reply> {
     let mut stream = UnixStream::connect(directory.join("control"))
         .with_context(|| format!("no lab answers in {}", directory.display()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(180)))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

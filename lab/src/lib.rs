@@ -28,6 +28,7 @@ mod router;
 mod servers;
 mod supervisor;
 mod topology;
+pub mod torture;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
@@ -292,6 +293,23 @@ impl Lab {
     /// As [`Lab::link`].
     pub fn delay(&self, a: &str, b: &str, round_trip: Duration) -> Result<String> {
         self.link(a, b, false, LinkChange::DelayMs(round_trip.as_secs_f64() * 1000.0))
+    }
+
+    /// Keeps the files of all servers as they are now, under a name. The servers are stopped for that time and started again.
+    ///
+    /// # Errors
+    /// If a server does not stop or start, or the files cannot be copied.
+    pub fn snapshot(&self, name: &str) -> Result<String> {
+        self.done(&Request::Snapshot { name: name.to_owned() })
+    }
+
+    /// Kills everything that runs in the lab, commands of the operator's too, puts the files of a snapshot back and starts the servers
+    /// that ran then; returns once they are as ready as they were.
+    ///
+    /// # Errors
+    /// If there is no such snapshot, or a server does not start.
+    pub fn restore(&self, name: &str) -> Result<String> {
+        self.done(&Request::Restore { name: name.to_owned() })
     }
 
     /// What runs.

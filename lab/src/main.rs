@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use lab::{Lab, LinkChange, OPERATOR, Options, Selection, app, demo, load};
+use lab::{Lab, LinkChange, OPERATOR, Options, Selection, app, demo, load, torture};
 
 /// Runs the real servers of a handover topology inside private network namespaces.
 #[derive(Parser)]
@@ -88,11 +88,26 @@ enum Command {
         /// How many of a hundred.
         percent: f64,
     },
+    /// Keep the files of all servers as they are now, under a name; the servers rest for that time.
+    Snapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Kill everything, put the files of a snapshot back, and start the servers that ran then.
+    Restore {
+        /// Its name.
+        snapshot: String,
+    },
     App(app::Args),
     Load(load::Args),
     Lost(load::LostArgs),
     Demo(demo::Args),
     Soak(demo::soak::Args),
+    Torture(torture::Args),
+    #[command(hide = true)]
+    Liar {
+        address: SocketAddrV4,
+    },
     #[command(hide = true)]
     Enter {
         directory: PathBuf,
@@ -206,11 +221,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Uncut(places) => link(places, LinkChange::Cut(false))?,
         Command::Delay { link: places, ms } => link(places, LinkChange::DelayMs(ms))?,
         Command::Loss { link: places, percent } => link(places, LinkChange::LossPercent(percent))?,
+        Command::Snapshot { snapshot } => println!("{}", attach()?.snapshot(&snapshot)?),
+        Command::Restore { snapshot } => println!("{}", attach()?.restore(&snapshot)?),
         Command::App(args) => runtime()?.block_on(app::run(args))?,
         Command::Load(args) => runtime()?.block_on(load::run(args))?,
         Command::Lost(args) => runtime()?.block_on(load::run_lost(args))?,
         Command::Demo(args) => runtime()?.block_on(demo::run(args))?,
         Command::Soak(args) => runtime()?.block_on(demo::soak::run(args))?,
+        Command::Torture(args) => torture::run(&args)?,
+        Command::Liar { address } => torture::lie(address)?,
         Command::Keep { directory, owned } => lab::internal::keep(directory, owned)?,
         Command::Init { directory } => lab::internal::init(directory)?,
         Command::Enter { directory, place, command } => {

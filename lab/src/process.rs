@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
@@ -167,9 +168,37 @@ pub fn kill_tree(root: i32) -> Result<()> {
     Ok(())
 }
 
+/// Asks a process to end, and waits until it has; kills it if it takes long.
+pub fn end(pid: i32, how: Signal) -> Result<()> {
+    // It may have ended just now.
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), how);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while alive(pid) {
+        if Instant::now() >= deadline {
+            return kill_tree(pid);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Kills every process of this PID namespace but this one, at once and without warning, and waits until they are gone.
+pub fn kill_all() -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let others: Vec<i32> = all()?.iter().map(|process| process.pid).filter(|pid| *pid > 1 && alive(*pid)).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "these processes do not end: {others:?}");
+        others.iter().try_for_each(|pid| kill(*pid))?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Sends SIGKILL; a process that is gone already is fine.
 pub fn kill(pid: i32) -> Result<()> {
-    match nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
+    match nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot kill process {pid}")),
     }

@@ -1,6 +1,8 @@
 //! Process 1 of a lab: makes its namespaces and mounts, starts its servers, and carries out what `lab` commands ask for. When it
 //! ends, the kernel ends every process of the lab and with them its namespaces and mounts.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,7 +22,7 @@ use crate::layout::{Layout, OPERATOR};
 use crate::namespace::{Namespace, private_mounts};
 use crate::process::{self, Processes};
 use crate::router::{Links, Router};
-use crate::servers::{SRV, Server, Site, account, hosts_etc};
+use crate::servers::{Ready, SRV, Server, Site, account, hosts_etc};
 use crate::{directory::Directory, probe};
 
 /// How long a server may take until it is ready.
@@ -78,6 +80,8 @@ fn tell(out: &mut impl Write, news: &News) {
 }
 
 struct Supervisor {
+    /// Where the lab's files are, beside those that its servers see.
+    directory: PathBuf,
     layout: Layout,
     namespaces: Vec<Namespace>,
     processes: Arc<Processes>,
@@ -136,6 +140,7 @@ impl Supervisor {
         }
         .prepare()?;
         let mut supervisor = Self {
+            directory: directory.path().to_owned(),
             layout,
             namespaces,
             processes,
@@ -146,7 +151,8 @@ impl Supervisor {
             ready_after: Duration::ZERO,
         };
         let all: Vec<usize> = (0..supervisor.servers.len()).collect();
-        supervisor.start_servers(&all, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
+        supervisor
+            .start_servers(&all, &|_, _| true, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
         supervisor.ready_after = begin.elapsed();
         out.flush()?;
         Ok(supervisor)
@@ -157,25 +163,50 @@ impl Supervisor {
     }
 
     /// Starts servers wave by wave. What is ready only once later waves run (a proxy with its applications) is waited for at the end.
-    fn start_servers(&self, which: &[usize], news: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    /// Of the conditions of readiness, those count for which `counts` is true of server and number.
+    fn start_servers(
+        &self,
+        which: &[usize],
+        counts: &(dyn Fn(usize, usize) -> bool + Sync),
+        news: &(dyn Fn(&str) + Sync),
+    ) -> Result<()> {
         let mut waves: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
         for index in which {
             waves.entry(self.servers[*index].wave).or_default().push(*index);
         }
         for wave in waves.values() {
-            for index in wave {
-                self.launch(*index)?;
+            let (standbys, others): (Vec<usize>, Vec<usize>) = wave.iter().partition(|index| self.is_standby(**index));
+            others.iter().try_for_each(|index| self.launch(*index))?;
+            if !standbys.is_empty() {
+                // A replica that finds nobody tries again only after five seconds.
+                self.each(&others, &|index| self.wait_answers(index))?;
             }
+            standbys.iter().try_for_each(|index| self.launch(*index))?;
             self.each(wave, &|index| {
-                self.wait_ready(index, |ready| !matches!(ready, crate::servers::Ready::Http { .. }))
+                self.wait_ready(index, |number, ready| counts(index, number) && !matches!(ready, Ready::Http { .. }))
             })?;
         }
         self.each(which, &|index| {
-            self.wait_ready(index, |ready| matches!(ready, crate::servers::Ready::Http { .. }))?;
+            self.wait_ready(index, |number, ready| counts(index, number) && matches!(ready, Ready::Http { .. }))?;
             self.still_runs(index)?;
             news(&self.servers[index].name);
             Ok(())
         })
+    }
+
+    /// True for a database server that begins as a replica.
+    fn is_standby(&self, index: usize) -> bool {
+        let data = self.servers[index].pid_file.as_deref().and_then(Path::parent);
+        data.is_some_and(|data| data.join("standby.signal").exists())
+    }
+
+    /// Waits until a database server answers anything at all.
+    fn wait_answers(&self, index: usize) -> Result<()> {
+        let server = &self.servers[index];
+        let Some(Ready::Sql { server: at, user, database, .. }) = server.ready.first() else { return Ok(()) };
+        let (query, answer) = ("select 1".to_owned(), "1".to_owned());
+        let (user, database) = (user.clone(), database.clone());
+        self.wait_for(index, &Ready::Sql { server: *at, user, database, query, answer })
     }
 
     /// Does something with several servers at once; all errors in one.
@@ -228,29 +259,31 @@ impl Supervisor {
         Ok(())
     }
 
-    fn wait_ready(&self, index: usize, which: impl Fn(&crate::servers::Ready) -> bool) -> Result<()> {
+    fn wait_ready(&self, index: usize, which: impl Fn(usize, &Ready) -> bool) -> Result<()> {
+        let ready = self.servers[index].ready.iter().enumerate();
+        ready.filter(|(number, ready)| which(*number, ready)).try_for_each(|(_, ready)| self.wait_for(index, ready))
+    }
+
+    fn wait_for(&self, index: usize, ready: &Ready) -> Result<()> {
         let server = &self.servers[index];
         let deadline = Instant::now() + READY_DEADLINE;
         let pid = self.pids().get(&index).copied();
-        for ready in server.ready.iter().filter(|ready| which(ready)) {
-            loop {
-                let place = self.namespace(&server.place)?;
-                let Err(why) = place.enter(|| probe::ask(ready, &self.processes)) else { break };
-                let ended = pid.filter(|_| !server.by_command).and_then(|pid| self.processes.how_ended(pid));
-                let problem = match ended {
-                    Some(how) => format!("ended with {how}"),
-                    None if Instant::now() > deadline => {
-                        format!("is not ready after {} s: {why:#}", READY_DEADLINE.as_secs())
-                    }
-                    None => {
-                        std::thread::sleep(POLL);
-                        continue;
-                    }
-                };
-                bail!("{} ({}) {problem}; the end of its log:\n{}", server.name, server.kind, self.last_lines(server));
-            }
+        let place = self.namespace(&server.place)?;
+        loop {
+            let Err(why) = place.enter(|| probe::ask(ready, &self.processes)) else { return Ok(()) };
+            let ended = pid.filter(|_| !server.by_command).and_then(|pid| self.processes.how_ended(pid));
+            let problem = match ended {
+                Some(how) => format!("ended with {how}"),
+                None if Instant::now() > deadline => {
+                    format!("is not ready after {} s: {why:#}", READY_DEADLINE.as_secs())
+                }
+                None => {
+                    std::thread::sleep(POLL);
+                    continue;
+                }
+            };
+            bail!("{} ({}) {problem}; the end of its log:\n{}", server.name, server.kind, self.last_lines(server));
         }
-        Ok(())
     }
 
     /// A server may have answered once and ended all the same: haproxy listens before it finds that it cannot go on.
@@ -370,6 +403,8 @@ impl Supervisor {
                 self.start_again(&selected)?;
                 Reply::Done(format!("started {} servers", selected.len()))
             }
+            Request::Snapshot { name } => Reply::Done(self.snapshot(name)?),
+            Request::Restore { name } => Reply::Done(self.restore(name)?),
             Request::Link { a, b, one_way, change } => {
                 let from = self.layout.index(a)?;
                 let others: Vec<usize> = match b.as_str() {

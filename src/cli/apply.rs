@@ -12,6 +12,7 @@ use super::context::{Context, eprint, print, stderr_style};
 use super::detach;
 use super::exit::Exit;
 use super::go_on;
+use super::guard::GuardProcess;
 use super::process;
 use super::show::{self, Saved};
 use super::unlock::{self, AtWork};
@@ -95,11 +96,15 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
     }
     let (digest, document) = (saved.digest, saved.text);
     let telling = Telling { format: args.format, output: args.common.output };
+    let guard = GuardProcess::new(&args.common, &context.state)?;
+    let engine = context.engine.clone().guarded(Arc::clone(&guard) as _);
     let outcome = conduct(telling, |stop, events| {
         let request = Request { plan: saved.plan, digest, document, run, holder: process::holder(), stop, events };
-        context.engine.apply(request, Arc::clone(&context.store))
+        engine.apply(request, Arc::clone(&context.store))
     });
-    match outcome.await? {
+    let outcome = outcome.await;
+    guard.end().await;
+    match outcome? {
         Ok(outcome) => Ok(outcome.end.into()),
         Err(error) => not_begun(error, voice),
     }

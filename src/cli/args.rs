@@ -41,6 +41,9 @@ pub enum Command {
     Apply(Apply),
     /// Take back what a run has done, stage by stage, as long as no new primary has taken over
     Rollback(Rollback),
+    /// Free the clients that a run holds back if the process that carries it out dies: `apply` starts this
+    #[command(hide = true)]
+    Guard(Guard),
     /// List runs, newest first; show, follow or prune them
     Runs(Runs),
     /// Write a report of a run for a review: what happened, what clients felt, timeline, every record
@@ -66,6 +69,7 @@ impl Command {
             Self::Show(args) => (args.format == PlanFormat::Json, args.output),
             Self::Apply(args) => (args.format == Format::Json, args.common.output),
             Self::Rollback(args) => (args.format == Format::Json, args.common.output),
+            Self::Guard(args) => (false, args.common.output),
             Self::Runs(args) => (args.format == Format::Json, args.store.output),
             Self::Report(args) => (false, args.store.output),
             Self::Unlock(args) => (false, args.store.output),
@@ -401,6 +405,17 @@ pub struct Apply {
     /// How the run is told
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+    /// What most commands need.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `handover guard`.
+#[derive(Debug, Args)]
+pub struct Guard {
+    /// The run of the process that has started this one
+    #[arg(value_name = "RUN")]
+    pub run: String,
     /// What most commands need.
     #[command(flatten)]
     pub common: Common,

@@ -10,6 +10,7 @@ use super::args::{self, Common, Format, NamedRun};
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, stderr_style};
 use super::exit::Exit;
+use super::guard::GuardProcess;
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use super::{intent, process, runs};
@@ -119,12 +120,16 @@ async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<E
     if detach {
         return super::detach::start(context, &summary.run, voice).await;
     }
+    let guard = GuardProcess::new(common, &context.state)?;
+    let engine = context.engine.clone().guarded(Arc::clone(&guard) as _);
     let outcome = conduct(telling, |stop, events| {
         let (run, holder) = (summary.run.clone(), process::holder());
         let request = GoOn { run, plan, how, holder, dead, overrides, stop, events };
-        context.engine.go_on(request, Arc::clone(&context.store))
+        engine.go_on(request, Arc::clone(&context.store))
     });
-    match outcome.await? {
+    let outcome = outcome.await;
+    guard.end().await;
+    match outcome? {
         Ok(outcome) if how == How::Rollback && outcome.end == RunEnd::Undone => Ok(Exit::Success),
         Ok(outcome) => Ok(outcome.end.into()),
         Err(error) => not_begun(error, voice),

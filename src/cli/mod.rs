@@ -8,6 +8,7 @@ mod detach;
 mod exit;
 mod files;
 mod go_on;
+mod guard;
 mod intent;
 mod lint;
 mod manual;
@@ -61,6 +62,7 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Plan(args) => context::block_on(plan::run(args)),
         args::Command::Apply(args) => context::block_on(apply::run(args)),
         args::Command::Rollback(args) => context::block_on(go_on::rollback(args)),
+        args::Command::Guard(args) => guard::run(args),
         args::Command::Runs(args) => context::block_on(runs::run(args)),
         args::Command::Report(args) => context::block_on(report::run(args)),
         args::Command::Unlock(args) => context::block_on(unlock::run(args)),

@@ -34,9 +34,8 @@ fn here(pid: u32) -> Option<Here> {
     })
 }
 
-/// This process.
-fn own() -> Option<Process> {
-    let pid = std::process::id();
+/// A process that lives here.
+pub fn of(pid: u32) -> Option<Process> {
     let Here { machine, boot, namespace, started } = here(pid)?;
     Some(Process { machine, boot, namespace, pid, started: started? })
 }
@@ -60,7 +59,7 @@ pub fn ignores_hangup() -> bool {
 pub fn holder() -> Holder {
     let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
     let host = read("/proc/sys/kernel/hostname").unwrap_or_else(|| "unknown".to_owned());
-    Holder { name: format!("{user}@{host} pid {}", std::process::id()), process: own() }
+    Holder { name: format!("{user}@{host} pid {}", std::process::id()), process: of(std::process::id()) }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::args::{self, Format, NamedRun, RunsCommand};
 use super::context::{self, Records, eprint, print, stdout_style};
 use super::detach;
 use super::exit::Exit;
+use super::guard;
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::journal::{Pruning, Record, RunEnd, RunId, RunSummary, Store};
@@ -184,8 +185,10 @@ async fn prune(store: Arc<dyn Store>, state: &Path, args: &args::Prune, voice: V
     let wanted: Vec<RunId> = go.iter().map(|line| line.run.clone()).collect();
     let removed = if acts { store.prune(&wanted).await? } else { Vec::new() };
     for run in &removed {
-        // Only runs without a terminal have one.
-        let _ = std::fs::remove_file(detach::log(state, run));
+        // Only runs without a terminal, and those that died, have one.
+        for log in [detach::log(state, run), guard::log(state, run)] {
+            let _ = std::fs::remove_file(log);
+        }
     }
     match voice.json {
         true => print(&report::pruned_json(&wanted, &removed, &stay)),

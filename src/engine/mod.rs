@@ -5,6 +5,7 @@
 
 mod backward;
 mod gates;
+mod guard;
 mod keep;
 mod observe;
 mod report;
@@ -26,6 +27,7 @@ use crate::plan::{Plan, Refusal, Undo, Work};
 use crate::provider::{Clock, Registry};
 use crate::topology::Topology;
 
+pub use guard::Guard;
 pub use resume::GoOn;
 pub use run::{Request, RunOutcome};
 
@@ -47,6 +49,7 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     timeout: Duration,
     open: usize,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 impl Engine {
@@ -54,13 +57,19 @@ impl Engine {
     pub fn new(topology: Arc<Topology>, registry: Registry, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let units = topology.units.values().map(|unit| &unit.target);
         let targets = topology.targets().chain(units).map(|target| (target.id.clone(), Arc::clone(target))).collect();
-        Self { topology, targets: Arc::new(targets), registry, clock, timeout, open: OPEN }
+        Self { topology, targets: Arc::new(targets), registry, clock, timeout, open: OPEN, guard: None }
     }
 
     /// The same on a machine that allows only so many open sockets.
     #[must_use]
     pub fn with_sockets(self, sockets: usize) -> Self {
         Self { open: (sockets / SOCKETS_EACH).clamp(1, OPEN), ..self }
+    }
+
+    /// The same with somebody who watches over its sections.
+    #[must_use]
+    pub fn guarded(self, guard: Arc<dyn Guard>) -> Self {
+        Self { guard: Some(guard), ..self }
     }
 
     /// The topology.

@@ -49,7 +49,8 @@ impl Engine {
         let now = move || Moment { at: clock.now(), elapsed: before + began.elapsed() };
         let holds = match how {
             How::Rollback => self.held_before(&plan, &earlier, &run, &holder.name),
-            How::Resume | How::Settle => Vec::new(),
+            How::Resume => earlier.given_up(),
+            How::Settle => Vec::new(),
         };
         let record = Record::RunResumed { operator: holder.name.clone(), how, holds, overrides };
         let (journal, entries) = Journal::resume(store, &run, &holder, dead.as_ref(), record, now).await?;

@@ -49,6 +49,8 @@ pub(super) struct Section<'a> {
     pub(super) prepared: BTreeSet<StepId>,
     /// Steps that were begun and certainly touched nothing.
     pub(super) untouched: BTreeSet<StepId>,
+    /// True for one that another process left open: what that one has said may come late.
+    pub(super) inherited: bool,
     /// True once the point of no return was begun.
     pub(super) committed: bool,
     /// How long writers waited, to be recorded once they go on.
@@ -75,11 +77,22 @@ impl Run {
     }
 
     async fn attempt(self: &Arc<Self>, steps: &[Step]) -> Result<(), Ended> {
+        let section = steps.first().and_then(|step| step.section.as_deref()).unwrap_or_default();
+        let (armed, ()) = tokio::join!(self.arm(steps), self.engine.warm_up(&self.plan, section));
+        let ended = self.attempt_armed(steps, armed).await;
+        self.disarm(steps).await;
+        ended
+    }
+
+    async fn attempt_armed(self: &Arc<Self>, steps: &[Step], armed: Result<(), String>) -> Result<(), Ended> {
         let name = steps.first().and_then(|step| step.section.clone()).unwrap_or_default();
         let first = steps.first().map_or_else(|| StepId(name.clone()), |step| step.id.clone());
         let ended = |trouble| Ended { trouble, again: false };
-        self.warm_up(steps).await;
-        if let Err(why) = self.check_before(steps).await {
+        let ready = match armed {
+            Ok(()) => self.check_before(steps).await,
+            unguarded => unguarded,
+        };
+        if let Err(why) = ready {
             if let Some(step) = steps.first() {
                 self.begin(step);
                 self.failed(step, Duration::ZERO, &why, false).await;
@@ -117,6 +130,7 @@ impl Run {
             phases: BTreeMap::new(),
             prepared: BTreeSet::new(),
             untouched: BTreeSet::new(),
+            inherited: false,
             committed: false,
             stall: None,
         })
@@ -136,6 +150,14 @@ impl Run {
             }
             Err((step, failure)) => Err(self.backward(section, step, failure).await),
         };
+        // Before the end is recorded: if this process dies as well, the next one looks.
+        let result = match result {
+            Ok(()) if section.inherited => self.look_again(section, true).await.map_err(ended),
+            Err(Ended { trouble: trouble @ Trouble::Failed(..), .. }) if section.inherited => {
+                Err(ended(self.look_again(section, false).await.err().unwrap_or(trouble)))
+            }
+            result => result,
+        };
         let whole = match &result {
             Ok(()) => Some(true),
             Err(Ended { trouble: Trouble::Failed(..), .. }) => Some(false),
@@ -149,19 +171,6 @@ impl Run {
             // What a human must look at is not hidden by a store that failed as well.
             (Err(Ended { trouble, .. }), Err(lost)) => Err(ended(worse(Some(trouble), lost))),
         }
-    }
-
-    /// Opens what the section will need, in parallel, so that no connection is made while clients wait.
-    async fn warm_up(&self, steps: &[Step]) {
-        let targets: BTreeSet<&TargetId> = steps.iter().filter_map(acts_on).collect();
-        let deadline = Instant::now() + self.engine.timeout.max(Duration::from_secs(5));
-        let warming = targets.into_iter().map(|id| async move {
-            let Ok(target) = self.engine.target(id) else { return };
-            if let Ok(provider) = self.engine.registry.of(&target) {
-                let _ = tokio::time::timeout_at(deadline, provider.warm_up(&target, deadline)).await;
-            }
-        });
-        futures_util::future::join_all(warming).await;
     }
 
     /// Does what can be done ahead of the steps and makes nobody wait, at all targets at the same time.

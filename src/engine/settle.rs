@@ -13,7 +13,7 @@ use super::section::{Section, acts_on, fenced};
 use super::step::{Acted, NotDone, is_done};
 use crate::event::{Event, StepOutcome};
 use crate::journal::Open;
-use crate::model::{Action, Condition, Live, Position, Role, TargetId};
+use crate::model::{Action, Condition, Facts, Live, Position, Role, TargetId};
 use crate::plan::{Assumption, Step, StepId, Undo, Work, live};
 use crate::provider::Outcome;
 
@@ -42,9 +42,23 @@ impl Run {
     }
 
     async fn settle_section(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
+        // Clients may wait already: they are freed with or without somebody who would do so in this one's place.
+        if let Err(text) = self.arm(steps).await {
+            self.tell(Event::Warning { text });
+        }
+        let ended = self.settle_armed(open, steps).await;
+        self.disarm(steps).await;
+        ended
+    }
+
+    async fn settle_armed(self: &Arc<Self>, open: &Open, steps: &[Step]) -> Result<(), Trouble> {
         let name = &open.section;
         let mut section = self.open_section(steps, Vec::new()).await?;
-        self.call_off(&section, open).await;
+        section.inherited = true;
+        // Before the intent to promote only a fence may be under way at a machine, and its undo calls that off.
+        if open.committed {
+            self.call_off(&section, open).await;
+        }
         let live = self.engine.observe_only(&steps.iter().filter_map(acts_on).cloned().collect()).await;
         match steps.iter().find(|step| step.point_of_no_return) {
             Some(promote) if open.committed => self.settle_promotion(&mut section, open, promote, &live).await,
@@ -91,7 +105,7 @@ impl Run {
     }
 
     /// A pause or a route that was on its way when the process died may have come after what ended its section: that is said again.
-    async fn look_again(&self, section: &Section<'_>, done: bool) -> Result<(), Trouble> {
+    pub(super) async fn look_again(&self, section: &Section<'_>, done: bool) -> Result<(), Trouble> {
         tokio::time::sleep(LATE).await;
         let looking =
             section.steps.iter().filter(|step| section.phases.contains_key(&step.id)).map(|step| async move {
@@ -135,7 +149,12 @@ impl Run {
         let name = &open.section;
         section.committed = true;
         let promoted = is_done(promote, live).is_ok();
-        section.fenced_at = match (promoted, fence_stands(section.steps, live)) {
+        let standing = match (promoted, fence_stands(section.steps, live)) {
+            // One that a withdrawal has stopped, for example.
+            (false, Ok(_)) if !is_replica(promote, live) => Err("the candidate is no running replica".to_owned()),
+            (_, standing) => standing,
+        };
+        section.fenced_at = match (promoted, standing) {
             (_, Ok(position)) => position,
             (true, Err(why)) => {
                 let old = fenced(section.steps).map(TargetId::name).unwrap_or_default();
@@ -147,7 +166,7 @@ impl Run {
             }
             (false, Err(why)) => {
                 let text = format!(
-                    "{name}: its process died before the promotion, and the fence does not stand; it is undone"
+                    "{name}: its process died at the promotion, which cannot be completed ({why}); it is undone"
                 );
                 self.tell(Event::Warning { text });
                 section.begun_before(Some(promote), open.began);
@@ -171,14 +190,13 @@ impl Run {
         }
         let done = done.into_iter().map(|step| step.id.clone()).collect();
         let forward = self.forward(section, done).await;
-        self.close_section(section, forward).await.map_err(|ended| ended.trouble)?;
-        self.look_again(section, true).await
+        self.close_section(section, forward).await.map_err(|ended| ended.trouble)
     }
 
     /// Takes back whatever was done of a section: that it was undone is what is wanted.
     async fn undo_open(self: &Arc<Self>, section: &mut Section<'_>, cause: (StepId, NotDone)) -> Result<(), Trouble> {
         match self.close_section(section, Err(cause)).await.map_err(|ended| ended.trouble) {
-            Ok(()) | Err(Trouble::Failed(..)) => self.look_again(section, false).await,
+            Ok(()) | Err(Trouble::Failed(..)) => Ok(()),
             Err(trouble) => Err(trouble),
         }
     }
@@ -207,6 +225,12 @@ fn fence_stands(steps: &[Step], live: &Live) -> Result<Option<Position>, String>
     let fenced = Condition::Role { role: Role::Fenced, lineage: None };
     fenced.holds(facts).map_err(|found| format!("{}: {found}", old.name()))?;
     Ok(facts.member().map(|member| member.position))
+}
+
+/// Whether the candidate can be told to become primary.
+fn is_replica(promote: &Step, live: &Live) -> bool {
+    let facts = acts_on(promote).and_then(|candidate| live::facts(live, candidate).ok());
+    facts.and_then(Facts::member).is_some_and(|member| member.role == Role::Replica)
 }
 
 /// The steps that come after one, by their needs.

@@ -130,6 +130,11 @@ impl Past {
         Ok(Some(plan))
     }
 
+    /// Its own holds that it gave up when it ended without having touched anything: whoever goes on makes them again.
+    pub fn given_up(&self) -> Vec<Hold> {
+        self.holds.iter().filter(|hold| self.released.contains(&hold.kind)).cloned().collect()
+    }
+
     fn hear(&mut self, entry: &Entry, starts: &mut BTreeMap<StepId, Duration>) {
         let now = Duration::from_millis(entry.elapsed_ms);
         self.elapsed = self.elapsed.max(now);

@@ -22,7 +22,7 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 const CHECK_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Clients that run until told to stop, or until the demo is gone.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     child: Child,
     /// They end when this is closed.
     input: ChildStdin,
@@ -31,7 +31,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn start(stage: &dyn Stage, script: &Script) -> Result<Self> {
+    pub(crate) fn start(stage: &dyn Stage, script: &Script) -> Result<Self> {
         let mut command = stage.command(&script.lab)?;
         command.args(["load", "--every", "250", "--until-eof", "--acknowledged"]).arg(script.acknowledged());
         for (service, url) in &script.services {
@@ -56,12 +56,12 @@ impl Clients {
     }
 
     /// What they have seen so far.
-    pub(super) fn latest(&self) -> Result<Report> {
+    pub(crate) fn latest(&self) -> Result<Report> {
         self.latest.borrow().clone().context("the load has not said anything yet")
     }
 
     /// Waits until the account says so.
-    pub(super) async fn until(
+    pub(crate) async fn until(
         &mut self,
         what: &str,
         deadline: Duration,
@@ -80,7 +80,7 @@ impl Clients {
     }
 
     /// Ends them; returns all that they saw.
-    pub(super) async fn stop(mut self) -> Result<Report> {
+    pub(crate) async fn stop(mut self) -> Result<Report> {
         drop(self.input);
         match timeout(END_DEADLINE, self.reader).await {
             Ok(ended) => ended??,
@@ -95,14 +95,14 @@ impl Clients {
 /// What `lab lost` says of one database.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Checked {
-    pub(super) primary: Option<String>,
-    pub(super) lost: Option<u64>,
-    pub(super) error: Option<String>,
+pub(crate) struct Checked {
+    pub(crate) primary: Option<String>,
+    pub(crate) lost: Option<u64>,
+    pub(crate) error: Option<String>,
 }
 
 /// Looks for every acknowledged write on the primary that there is now.
-pub(super) async fn check(stage: &dyn Stage, script: &Script) -> Result<BTreeMap<String, Checked>> {
+pub(crate) async fn check(stage: &dyn Stage, script: &Script) -> Result<BTreeMap<String, Checked>> {
     let mut command = stage.command(&script.lab)?;
     command.args(["lost", "--user", &script.user, "--acknowledged"]).arg(script.acknowledged());
     command.arg("--password-file").arg(&script.password_file);

@@ -2,7 +2,7 @@
 //!
 //! Everything that speaks to the lab runs inside it, as programs of their own: `handover` and the clients, in the operator's place.
 
-mod clients;
+pub(crate) mod clients;
 mod run;
 pub mod soak;
 mod view;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+pub(crate) use self::run::beside;
 pub use self::run::run;
 
 use self::clients::{Checked, Clients, check};
@@ -135,7 +136,7 @@ impl Script {
         Ok(self)
     }
 
-    fn acknowledged(&self) -> PathBuf {
+    pub(crate) fn acknowledged(&self) -> PathBuf {
         self.folder.join("acknowledged")
     }
 }

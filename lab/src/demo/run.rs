@@ -48,7 +48,7 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 /// The program `handover`: the one that is named, or the one beside this program.
-pub(super) fn beside(named: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn beside(named: Option<&Path>) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this program")?;
     let handover = named.map_or_else(|| own.with_file_name("handover"), Path::to_owned);
     ensure!(handover.is_file(), "{} is not there: cargo build", handover.display());

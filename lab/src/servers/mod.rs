@@ -235,7 +235,7 @@ fn file_of<'a>(settings: &'a Settings, key: &str) -> Option<&'a str> {
 }
 
 /// The argument list in a setting such as `{command: [a, b]}`.
-fn command_of(settings: &Settings, key: &str) -> Option<Vec<String>> {
+pub fn command_of(settings: &Settings, key: &str) -> Option<Vec<String>> {
     let setting = settings.get(key)?;
     let list = match &setting.value {
         SettingValue::Map(map) => &map.get("command")?.1,

@@ -23,13 +23,15 @@ const MISSING: i32 = 4;
 const READ: &str = r#"[ -e "$1" ] || exit 4
 exec cat -- "$1""#;
 
-/// Replaces the file `$1` by the standard input in one step, keeps its owner and mode, and prints what is there then.
+/// Replaces the file `$1` by the standard input of `$2` bytes in one step, keeps its owner and mode, and prints what is there then. A sender
+/// that dies leaves a part of it.
 const WRITE: &str = r#"
 set -u
 file=$(readlink -f -- "$1") || { echo "its folder is not there" >&2; exit 3; }
 new=$(mktemp -- "$file.XXXXXX") || exit 3
 if [ -e "$file" ]; then cp -p -- "$file" "$new"; else chmod 644 -- "$new"; fi \
-  && cat >"$new" && { sync "$new" 2>/dev/null || sync; } && mv -f -- "$new" "$file" || { rm -f -- "$new"; exit 3; }
+  && cat >"$new" && [ "$(wc -c <"$new")" -eq "$2" ] && { sync "$new" 2>/dev/null || sync; } && mv -f -- "$new" "$file" \
+  || { rm -f -- "$new"; exit 3; }
 exec cat -- "$file"
 "#;
 
@@ -155,7 +157,7 @@ impl StateFiles {
         input: Option<&str>,
         deadline: Instant,
     ) -> Result<(i32, String, String), Unreachable> {
-        let command = Command::Script { text, args: vec![path.to_owned()] };
+        let command = Command::Script { text, args: vec![path.to_owned(), input.map_or(0, str::len).to_string()] };
         match self.transport.run(host, &command, input.map(str::as_bytes), deadline).await {
             Ok(output) => Ok((output.status, output.stdout, output.stderr.trim().to_owned())),
             Err(TransportError::NotRun(why) | TransportError::Unknown(why)) => Err(why),

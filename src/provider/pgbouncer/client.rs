@@ -23,7 +23,8 @@ use crate::transport::{Command, Transport, TransportError};
 const READ: &str = r#"exec cat -- "$1""#;
 
 /// Replaces the file `$1` by the standard input if its SHA-256 is still `$2`, in one step, with its owner and mode. The text itself is
-/// no argument: it may hold passwords, and other users see arguments. Exit status 3: certainly unchanged.
+/// no argument: it may hold passwords, and other users see arguments. Its SHA-256 is: `$3`, since a sender that dies leaves a part of it.
+/// Exit status 3: certainly unchanged.
 const WRITE: &str = r#"
 set -u
 file=$(readlink -f -- "$1") || exit 3
@@ -32,6 +33,8 @@ now=$(sha256sum <"$file") || exit 3
 [ "${now%% *}" = "$2" ] || { echo "$file changed meanwhile" >&2; exit 3; }
 new=$(mktemp -- "$file.XXXXXX") || exit 3
 cp -p -- "$file" "$new" && cat >"$new" && { sync "$new" 2>/dev/null || sync; } || { rm -f -- "$new"; exit 3; }
+now=$(sha256sum <"$new")
+[ "${now%% *}" = "$3" ] || { rm -f -- "$new"; echo "the new text did not arrive whole" >&2; exit 3; }
 mv -f -- "$new" "$file"
 "#;
 
@@ -369,7 +372,8 @@ impl Client {
         deadline: Instant,
     ) -> Result<(), (bool, Unreachable)> {
         let (host, path) = Self::place(target).map_err(|why| (true, why))?;
-        let command = Command::Script { text: WRITE, args: vec![path.to_owned(), convert::digest(old)] };
+        let command =
+            Command::Script { text: WRITE, args: vec![path.to_owned(), convert::digest(old), convert::digest(new)] };
         let output =
             self.transport.run(host, &command, Some(new.as_bytes()), deadline).await.map_err(|error| match error {
                 TransportError::NotRun(why) => (true, why),
@@ -443,5 +447,33 @@ pub(super) fn explain(console: &Console<'_>, error: &WireError) -> Unreachable {
         WireError::NoSession { .. } => unreachable.advice("check that it runs and that its address can be reached"),
         error if no_rights(error) => unreachable.advice(format!("`{user}` must be one of pgbouncer's `admin_users`")),
         _ => unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests run commands")]
+
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::{WRITE, convert};
+
+    /// Whoever dies while it sends leaves a part of the text, which is no configuration.
+    #[test]
+    fn a_text_that_does_not_arrive_whole_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("databases.ini");
+        let (old, new) = ("[databases]\naccounts = host=a\n", "[databases]\naccounts = host=b\n");
+        std::fs::write(&file, old).unwrap();
+        for (sent, status, left) in [("", 3, old), ("[databases]\n", 3, old), (new, 0, new)] {
+            let mut script = Command::new("sh");
+            script.args(["-c", WRITE, "sh"]).arg(&file).args([convert::digest(old), convert::digest(new)]);
+            let mut script = script.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+            script.stdin.take().unwrap().write_all(sent.as_bytes()).unwrap();
+            assert_eq!(script.wait().unwrap().code(), Some(status), "{sent}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), left);
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
     }
 }

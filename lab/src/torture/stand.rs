@@ -1,0 +1,365 @@
+//! A lab with snapshots, from which every case begins; and the runs that nobody disturbed, with which the others are compared.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use handover::event::Event;
+use handover::journal::{Entry, RunSummary, Store};
+use handover::plan::Plan;
+use handover::store::SqliteStore;
+use handover::topology::Topology;
+
+use super::cases::{Story, Undisturbed};
+use super::facts::{self, Facts};
+use super::shim::Shim;
+use crate::demo::Script;
+use crate::{Lab, Options};
+
+/// The facility that is drained and brought back.
+const FACILITY: &str = "west";
+
+/// How long one command may take, whatever is ill.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
+
+/// How long a plan may be refused after all servers were started.
+const READY: Duration = Duration::from_secs(30);
+
+/// How long a target may take to answer `handover` a question: two cores are shared by two labs.
+const TIMEOUT: &str = "5s";
+
+/// How a `handover` command ended.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its exit status, 128 + N after signal N; none if it was still there at the deadline.
+    pub code: Option<i32>,
+    /// What it told.
+    pub events: Vec<Event>,
+}
+
+/// A lab, and everything that a case needs.
+pub struct Stand {
+    /// The lab.
+    pub lab: Lab,
+    /// What it runs.
+    pub topology: Topology,
+    /// The shim.
+    pub shim: Shim,
+    /// The clients' parts.
+    pub script: Script,
+    folder: PathBuf,
+    handover: PathBuf,
+    /// How things are before and after each story that nobody disturbs.
+    ends: BTreeMap<Story, [Facts; 2]>,
+}
+
+impl Stand {
+    /// Starts a lab, plays both stories undisturbed, and makes a snapshot before each.
+    ///
+    /// # Errors
+    /// If the lab does not start, or an undisturbed run fails.
+    pub fn up(topology: &Path, handover: &Path, folder: PathBuf) -> Result<(Self, Vec<Undisturbed>)> {
+        fs::create_dir_all(&folder)?;
+        let folder = folder.canonicalize()?;
+        let options = Options { fast: true, delay: Duration::from_millis(4), ..Options::new(topology) };
+        let lab = Lab::up(&options)?;
+        let topology = crate::topology::read(&lab.directory().join("topology.yaml"))?;
+        let script = Script::beginning(handover.to_owned(), FACILITY.to_owned(), folder.clone())?;
+        let script = Script { lab: crate::program()?, ..script }.cast(&topology)?;
+        let shim = Shim::build(&folder)?;
+        let mut stand =
+            Self { lab, topology, shim, script, folder, handover: handover.to_owned(), ends: BTreeMap::new() };
+        let mut undisturbed = Vec::new();
+        remove(&stand.state())?;
+        stand.begin()?;
+        for story in Story::ALL {
+            let left = facts::read(&stand.lab, &stand.topology, &stand.state())?;
+            stand.lab.snapshot(story.word())?;
+            copy(&stand.state(), &stand.state_before(story))?;
+            let changed = stand.differences(&left)?;
+            ensure!(changed.is_empty(), "all servers were restarted, and that changed: {changed:#?}");
+            undisturbed.push(stand.undisturbed(story)?);
+            let after = facts::read(&stand.lab, &stand.topology, &stand.state())?;
+            stand.ends.insert(story, [left, after]);
+        }
+        Ok((stand, undisturbed))
+    }
+
+    /// Makes a new lab as the topology says: proxies save their weights. From here on a bare plan is empty.
+    fn begin(&self) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        loop {
+            match self.converge()? {
+                Some(0) => return remove(&self.state()),
+                code if Instant::now() >= deadline => {
+                    bail!("a new lab does not come to what the topology says: {code:?}")
+                }
+                _ => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// Makes a bare plan and applies it; returns the exit status of what did not succeed, or 0.
+    ///
+    /// # Errors
+    /// If a command cannot be started.
+    pub fn converge(&self) -> Result<Option<i32>> {
+        let file = self.folder.join("again.yaml");
+        remove(&file)?;
+        let mut command = self.handover(&["plan"])?;
+        command.arg("--out").arg(&file);
+        match self.run(command)?.code {
+            Some(0) if file.exists() => Ok(self.run(self.apply(&file)?)?.code),
+            code => Ok(code),
+        }
+    }
+
+    fn undisturbed(&self, story: Story) -> Result<Undisturbed> {
+        let plan = self.plan(story)?;
+        let answer = self.end(self.apply(&plan)?, |_| Ok(()))?;
+        ensure!(answer.code == Some(0), "an undisturbed {} ended with {:?}", story.word(), answer.code);
+        let (_, records) = self.journal()?.context("an undisturbed run without a journal")?;
+        Ok(Undisturbed { story, plan: Plan::from_yaml(&fs::read_to_string(plan)?)?, records, events: answer.events })
+    }
+
+    /// Puts everything back as it was before the story, and waits until it is so.
+    ///
+    /// # Errors
+    /// If that does not succeed.
+    pub fn set(&self, story: Story) -> Result<()> {
+        self.lab.restore(story.word())?;
+        copy(&self.state_before(story), &self.state())?;
+        for file in ["acknowledged", "plan.yaml", "again.yaml", "mark"] {
+            remove(&self.folder.join(file))?;
+        }
+        let wrong = facts::settle(&self.lab, &self.topology, &self.state(), self.before(story)?)?;
+        ensure!(wrong.is_empty(), "the snapshot did not bring everything back: {wrong:#?}");
+        Ok(())
+    }
+
+    /// How everything is before a story.
+    ///
+    /// # Errors
+    /// If the story was never played.
+    pub fn before(&self, story: Story) -> Result<&Facts> {
+        Ok(&self.ends.get(&story).context("no such story")?[0])
+    }
+
+    /// How everything is after it.
+    ///
+    /// # Errors
+    /// As [`before`](Self::before).
+    pub fn after(&self, story: Story) -> Result<&Facts> {
+        Ok(&self.ends.get(&story).context("no such story")?[1])
+    }
+
+    /// What differs from the facts that are expected, once everything has settled.
+    ///
+    /// # Errors
+    /// If the lab does not run.
+    pub fn differences(&self, expected: &Facts) -> Result<Vec<String>> {
+        facts::settle(&self.lab, &self.topology, &self.state(), expected)
+    }
+
+    /// Where `handover` keeps its journal.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    fn state_before(&self, story: Story) -> PathBuf {
+        self.folder.join(format!("state-before-{}", story.word()))
+    }
+
+    /// The file that the shim makes.
+    pub fn mark(&self) -> PathBuf {
+        self.folder.join("mark")
+    }
+
+    /// What every command has said.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("handover.log")
+    }
+
+    /// A `handover` command in the operator's place.
+    ///
+    /// # Errors
+    /// If the lab does not run any more.
+    pub fn handover(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.lab.command(&self.handover)?;
+        command.args(arguments).stdin(Stdio::null()).current_dir(&self.folder);
+        if arguments.first().is_some_and(|first| ["plan", "apply", "rollback"].contains(first)) {
+            command.args(["--timeout", TIMEOUT]);
+        }
+        command.env("HANDOVER_TOPOLOGY", self.lab.topology_path()).env("HANDOVER_STATE_DIR", self.state());
+        Ok(command)
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn run(&self, mut command: Command) -> Result<Answer> {
+        self.note(&command)?;
+        command.stdout(Stdio::piped()).stderr(self.open_log()?);
+        self.end(command, |_| Ok(()))
+    }
+
+    /// Makes the story's plan; returns its file.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn plan(&self, story: Story) -> Result<PathBuf> {
+        let file = self.folder.join("plan.yaml");
+        let deadline = Instant::now() + READY;
+        loop {
+            match self.plan_to(story, &file)? {
+                Some(0) => return Ok(file),
+                code if Instant::now() >= deadline => bail!("no plan could be made: {code:?}"),
+                // Health checks have not passed yet.
+                _ => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// Makes the story's plan as a file; returns the exit status.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn plan_to(&self, story: Story, file: &Path) -> Result<Option<i32>> {
+        let mut command = match story {
+            Story::Drain => self.handover(&["plan", "--drain", FACILITY])?,
+            Story::Restore => self.handover(&["plan", "--restore", FACILITY, "--failback"])?,
+        };
+        remove(file)?;
+        command.arg("--out").arg(file);
+        Ok(self.run(command)?.code)
+    }
+
+    /// The command that applies a plan.
+    ///
+    /// # Errors
+    /// If the lab does not run any more.
+    pub fn apply(&self, plan: &Path) -> Result<Command> {
+        let mut command = self.handover(&["apply", "--auto-approve", "--format", "json"])?;
+        command.arg(plan);
+        Ok(command)
+    }
+
+    /// The newest run and its records.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn journal(&self) -> Result<Option<(RunSummary, Vec<Entry>)>> {
+        let store = SqliteStore::open(&self.state(), &self.topology.name)?;
+        super::within(async {
+            let Some(run) = store.runs().await?.into_iter().next() else { return Ok(None) };
+            let records = store.records(&run.run).await?;
+            Ok(Some((run, records)))
+        })
+    }
+
+    /// Runs a command to its end and hears what it tells; `heard` may interfere. One that does not end in time is killed.
+    ///
+    /// # Errors
+    /// If it cannot be started, or `heard` fails.
+    pub fn end(&self, mut command: Command, mut heard: impl FnMut(Heard<'_>) -> Result<()>) -> Result<Answer> {
+        self.note(&command)?;
+        let log = self.open_log()?;
+        let mut child = command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn()?;
+        let lines = listen(&mut child, log)?;
+        let deadline = Instant::now() + COMMAND_DEADLINE;
+        let mut events = Vec::new();
+        let result = loop {
+            match lines.recv_timeout(Duration::from_millis(50)) {
+                Ok(event) => {
+                    if let Err(error) = heard(Heard::Event(&event)) {
+                        break Err(error);
+                    }
+                    events.push(event);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(error) = heard(Heard::Nothing(&mut child)) {
+                        break Err(error);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break Ok(()),
+            }
+            if Instant::now() >= deadline {
+                break Ok(());
+            }
+        };
+        // With what stands for it outside, the program inside dies too.
+        let late = Instant::now() >= deadline || result.is_err();
+        if late {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        result?;
+        use std::os::unix::process::ExitStatusExt;
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).filter(|_| !late);
+        Ok(Answer { code, events })
+    }
+
+    fn open_log(&self) -> Result<File> {
+        Ok(File::options().create(true).append(true).open(self.log())?)
+    }
+
+    fn note(&self, command: &Command) -> Result<()> {
+        use std::io::Write;
+        let words: Vec<_> = command.get_args().skip(4).map(|word| word.to_string_lossy()).collect();
+        Ok(writeln!(self.open_log()?, "\n$ {}", words.join(" "))?)
+    }
+}
+
+/// What may be heard of a command that runs.
+pub enum Heard<'a> {
+    /// It tells something.
+    Event(&'a Event),
+    /// Nothing for a moment.
+    Nothing(&'a mut Child),
+}
+
+/// Everything that a command prints goes to the log too; lines that are no events (refusals) only there.
+fn listen(child: &mut Child, mut log: File) -> Result<Receiver<Event>> {
+    use std::io::Write;
+    let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    let (sender, events) = channel();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = writeln!(log, "{line}");
+            if let Ok(event) = serde_json::from_str(&line) {
+                let _ = sender.send(event);
+            }
+        }
+    });
+    Ok(events)
+}
+
+/// Removes a file or folder, where there is one.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts a copy of a folder in the place of another one.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    remove(to)?;
+    if !from.exists() {
+        return Ok(());
+    }
+    let status = Command::new("cp").arg("-a").args([from, to]).status()?;
+    if !status.success() {
+        bail!("cannot copy {} to {}", from.display(), to.display());
+    }
+    Ok(())
+}

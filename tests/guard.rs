@@ -121,6 +121,12 @@ impl World {
         Running { child, lines, told: String::new() }
     }
 
+    /// A command that makes a fence last for more than a second; `stopping` is there once it has begun.
+    fn slow_stop(&self) -> String {
+        let stop = "sleep 1; kill -INT $(head -1 {data_directory}/postmaster.pid)";
+        format!(", commands: {{stop: [sh, -c, \"touch {}; {stop}\"]}}", self.path("stopping").display())
+    }
+
     /// What the newest run has come to, as a program reads it; none while it has not ended.
     fn end(&self) -> Option<String> {
         let runs = self.handover(&["runs", "--format", "json"]).says(0, &[]);
@@ -226,8 +232,7 @@ async fn a_process_that_dies_before_the_promotion_leaves_nobody_waiting() {
     assert_eq!(logs[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
     // One that hangs is ended first. Its fence hangs as well, until its own time is over; nobody stops the guard.
-    let stop = ", commands: {stop: [sh, -c, \"touch stopping; sleep 1; kill -INT $(head -1 {data_directory}/postmaster.pid)\"]}";
-    let stop = stop.replace("touch stopping", &format!("touch {}", world.path("stopping").display()));
+    let stop = world.slow_stop();
     let mut run = world.begin(&world.b, &stop);
     run.until(&["step_started", "fence"]);
     until("the fence stops it", || world.path("stopping").exists());
@@ -275,7 +280,7 @@ async fn a_process_that_dies_after_the_intent_to_promote_is_completed() {
 async fn what_dies_with_its_guard_is_gone_on_with_and_a_quiet_guard_leaves_no_trace() {
     let world = World::start();
     let load = Load::start(&world.pooler);
-    let mut run = world.begin(&world.b, "");
+    let mut run = world.begin(&world.b, &world.slow_stop());
     run.until(&["step_started", "fence"]);
     let guard = world.guard();
     signal(guard, "-KILL");

@@ -12,7 +12,10 @@ use crate::plan::{Gate, Step, Undo, Work};
 impl Run {
     /// Takes everything back. What cannot be taken back any more is completed, and the rest stays.
     pub(super) async fn roll_back(self: &Arc<Self>) -> Option<Trouble> {
-        let done = self.log().all_done();
+        let mut done = self.log().all_done();
+        // What was begun, and not as part of a section that has been ended since, may have acted.
+        let alone = self.plan.steps.iter().filter(|step| step.section.is_none());
+        done.extend(alone.filter(|step| self.log().is_half_done(&step.id)).map(|step| step.id.clone()));
         let first = self.plan.irreversible(&done).map(|(step, why)| (step.id.clone(), why.to_owned())).next();
         if let Some((step, why)) = first {
             let why = format!("it cannot be rolled back any more: {why}; plan the way back: {}", self.plan.way_back());

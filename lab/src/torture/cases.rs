@@ -364,7 +364,8 @@ pub fn cases(undisturbed: &[Undisturbed], servers: &dyn Fn(&TargetId) -> Vec<Str
             let later = Moment::Later(1 + random.number() % 120);
             let again = Moment::Later(1 + random.number() % 120);
             let add = |list: &mut Vec<Case>, point: Point, moment, blow, then| {
-                let waits = (list.len() + usize::from(recorded)).is_multiple_of(2);
+                // A new plan is made once the guard has ended what was open: until then it is refused.
+                let waits = then == Then::Replan || (list.len() + usize::from(recorded)).is_multiple_of(2);
                 list.push(Case { story, fault: Fault::Orchestrator { point, moment, blow }, waits, then });
             };
             add(&mut first, a, Moment::After, Blow::Kill, Then::Resume);

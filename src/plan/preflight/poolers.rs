@@ -69,7 +69,10 @@ impl Found {
                         );
                     }
                     if pool.paused {
-                        self.fixed(format!("{entry} is paused at {name} already"), "find out by whom; `RESUME` it");
+                        self.fixed(
+                            format!("{entry} is paused at {name} already"),
+                            "`handover apply --resume` if a run has died there; else find out by whom, and `RESUME` it",
+                        );
                     }
                     match &pool.written_route {
                         None => self.fixed(

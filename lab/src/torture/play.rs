@@ -21,6 +21,9 @@ const WAITING: Duration = Duration::from_millis(2500);
 /// How long a guard may take to end a `handover` that stands still, before one looks for another way.
 const STANDING: Duration = Duration::from_secs(6);
 
+/// How long a guard may hold the lock after the end of its run's process.
+const GUARDED: Duration = Duration::from_secs(45);
+
 /// How long clients may take to be served.
 const SERVED: Duration = Duration::from_secs(40);
 
@@ -254,7 +257,7 @@ fn go_on(stand: &Stand, case: &Case, played: &mut Played) -> Result<()> {
         _ if done && !back => true,
         Then::Resume | Then::ResumeTwice if begun => resume(stand, case, played, ill)?,
         Then::Rollback if begun => {
-            let answer = stand.run(rollback(stand)?)?;
+            let answer = unlocked(stand, || rollback(stand))?;
             played.did(format!("rollback ended with {}", code(&answer)));
             played.stuck |= answer.code == Some(6);
             match answer.code {
@@ -298,6 +301,18 @@ fn go_on(stand: &Stand, case: &Case, played: &mut Played) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command, and again while the guard of the run is still at work: it holds the lock, and says so.
+fn unlocked(stand: &Stand, command: impl Fn() -> Result<std::process::Command>) -> Result<Answer> {
+    let deadline = Instant::now() + GUARDED;
+    loop {
+        let answer = stand.run(command()?)?;
+        if answer.code != Some(5) || Instant::now() >= deadline {
+            return Ok(answer);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
 fn rollback(stand: &Stand) -> Result<std::process::Command> {
     stand.handover(&["rollback", "--auto-approve", "--format", "json"])
 }
@@ -335,7 +350,7 @@ fn resume(stand: &Stand, case: &Case, played: &mut Played, ill: bool) -> Result<
         ensure!(mark.exists() || answer.code != Some(137), "it was killed by somebody else");
     }
     for attempt in 1..=if ill { TRIES } else { 1 } {
-        let answer = stand.run(command()?)?;
+        let answer = unlocked(stand, command)?;
         played.did(format!("resume ended with {}", code(&answer)));
         played.stuck |= answer.code == Some(6);
         if answer.code == Some(0) {

@@ -2,22 +2,30 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
+use tokio::time::Instant;
 
 use super::apply::not_begun;
 use super::args::{self, Common, Format, NamedRun};
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, stderr_style};
 use super::exit::Exit;
-use super::guard::GuardProcess;
+use super::guard::{self, GuardProcess};
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use super::{intent, process, runs};
 use crate::engine::GoOn;
-use crate::journal::{How, Past, RunEnd, RunId, RunSummary};
+use crate::journal::{How, Past, RunEnd, RunId, RunSummary, Store};
 use crate::plan::{Overrides, Plan};
 use crate::report;
+
+/// How long the guard of a dead run is waited for.
+const GUARDED: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether it is done.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is asked.
 struct Asked<'a> {
@@ -82,7 +90,7 @@ async fn go_on(asked: Asked<'_>, voice: Voice) -> Result<Exit> {
 async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<Exit> {
     let Asked { run, how, overrides, auto_approve, detach, telling, common } = asked;
     let store = &*context.store;
-    let dead = match unlock::at_work(store).await? {
+    let dead = match after_the_guard(store).await? {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
         AtWork::Dead(lock) => Some(lock),
         AtWork::Nobody => None,
@@ -133,6 +141,24 @@ async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<E
         Ok(outcome) if how == How::Rollback && outcome.end == RunEnd::Undone => Ok(Exit::Success),
         Ok(outcome) => Ok(outcome.end.into()),
         Err(error) => not_begun(error, voice),
+    }
+}
+
+/// Who is at work, once a guard that is about to free the clients of a dead run has done so.
+async fn after_the_guard(store: &dyn Store) -> Result<AtWork> {
+    let deadline = Instant::now() + GUARDED;
+    let mut told = false;
+    loop {
+        match unlock::at_work(store).await? {
+            AtWork::Somebody(lock) if guard::holds(&lock) && Instant::now() < deadline => {
+                if !told {
+                    eprint(&format!("note: the guard of run {} frees its clients; it is waited for\n", lock.run));
+                    told = true;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            at_work => return Ok(at_work),
+        }
     }
 }
 

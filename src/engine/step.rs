@@ -71,13 +71,16 @@ impl Run {
         if let Some(kept) = &mut kept {
             self.set_again(target, kept).await;
         }
-        if self.log().is_half_done(&step.id) && self.is_done_now(step).await {
-            if let Some(kept) = &mut kept {
-                kept.set(&step.id, action);
-            }
+        let begun = self.log().is_half_done(&step.id);
+        // What was set at a proxy may not have been saved there: that is done again with it, from wherever it is.
+        let repeats = begun && matches!(action, Action::SetShare { .. });
+        if begun && !repeats && self.is_done_now(step).await {
             return Ok("was so already".to_owned());
         }
-        let mut ready = self.check_before(std::slice::from_ref(step)).await;
+        let mut ready = match repeats {
+            true => Ok(()),
+            false => self.check_before(std::slice::from_ref(step)).await,
+        };
         if let (Some(kept), Err(_)) = (&mut kept, &ready)
             && self.set_again(target, kept).await
         {
@@ -94,7 +97,7 @@ impl Run {
                     return Ok("was so already".to_owned());
                 }
                 // An earlier process of this run was killed in the middle of it.
-                _ if self.log().is_half_done(&step.id) => {
+                _ if begun => {
                     drop(kept.take());
                     self.start_again(step).await.map_err(failed)?;
                     kept = self.keep(target, action).await;
@@ -103,7 +106,8 @@ impl Run {
             }
         }
         let intended = Some(action.clone());
-        let record = Record::StepStarted { step: step.id.clone(), assumed: step.before.clone(), intended };
+        let assumed = if repeats { Vec::new() } else { step.before.clone() };
+        let record = Record::StepStarted { step: step.id.clone(), assumed, intended };
         let permit = self.permit(std::slice::from_ref(step), record).await?;
         let deadline = Instant::now() + step.deadline.0;
         let began = Instant::now();

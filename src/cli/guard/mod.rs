@@ -35,6 +35,14 @@ use crate::plan::{Overrides, Plan};
 use crate::provider::{Clock, SystemClock};
 use crate::report::{Plain, Reporter};
 
+/// What follows the name of whoever holds a lock as guard.
+const NAME: &str = " (guard)";
+
+/// True if the lock is held by the guard of a run: it gives it back as soon as nobody is left waiting.
+pub fn holds(lock: &Lock) -> bool {
+    lock.holder.name.ends_with(NAME)
+}
+
 /// The answer to a section that is watched over from now on; every other one says why it is not.
 const ARMED: &str = "armed";
 
@@ -232,7 +240,7 @@ async fn settled(
         }
     });
     let holder = process::holder();
-    let holder = Holder { name: format!("{} (guard)", holder.name), ..holder };
+    let holder = Holder { name: format!("{}{NAME}", holder.name), ..holder };
     let (run, overrides) = (run.clone(), Overrides::new());
     let request = GoOn { run, plan, how: How::Settle, holder, dead: Some(dead), overrides, stop, events };
     let outcome = engine.go_on(request, Arc::clone(store)).await;

@@ -263,3 +263,52 @@ async fn a_run_whose_every_process_dies_after_some_records_gets_to_its_end() {
         lab.nobody_waits(&format!("every {step}"));
     }
 }
+
+/// The machine of the old primary dies as well: clients go on where the new primary has taken over, and nobody becomes primary where it is
+/// not seen that nobody else is.
+#[tokio::test(start_paused = true)]
+async fn without_a_sight_of_the_old_primary_clients_go_on_only_where_the_new_one_has_taken_over() {
+    let old = TargetId::member(&"accounts".into(), "west-pg1");
+    let paused = |lab: &Rehearsal| {
+        let pool = |world: &mut World| world.pool(&TargetId::pooler("east-pool1"), &"accounts".into()).cloned();
+        lab.simulation.change(pool).unwrap().paused
+    };
+    // Killed as soon as there is a new primary.
+    let lab = Rehearsal::new();
+    let plan = lab.plan(&drain()).await;
+    let promoted = async {
+        while lab.primaries("accounts") != ["east-pg1"] {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        outcome = lab.apply(plan, None) => panic!("{outcome:?}"),
+        () = promoted => {}
+    }
+    assert!(paused(&lab));
+    lab.simulation.change(|world| world.kill(&old));
+    let outcome = lab.go_on(How::Settle, None).await.unwrap();
+    assert!(!paused(&lab), "{}", outcome.summary);
+    assert_eq!(lab.simulation.broken(), None);
+
+    // Killed right after the intent.
+    let (records, ..) = undisturbed().await;
+    for number in 1..records {
+        let lab = Rehearsal::new();
+        let plan = lab.plan(&drain()).await;
+        lab.apply(plan, Some(Death { number, made: true })).await;
+        let entries = lab.store.records(&run()).await.unwrap();
+        let intent =
+            |record: &Record| matches!(record, Record::StepStarted { step, .. } if step.0 == "db.accounts.promote");
+        if !entries.last().is_some_and(|entry| intent(&entry.record)) {
+            continue;
+        }
+        lab.simulation.change(|world| world.kill(&old));
+        let outcome = lab.go_on(How::Settle, None).await.unwrap();
+        assert_eq!((outcome.end, paused(&lab)), (RunEnd::Stuck, true), "{}", outcome.summary);
+        assert!(outcome.summary.contains("cannot be seen"), "{}", outcome.summary);
+        assert_eq!(lab.primaries("accounts"), [""; 0]);
+        return;
+    }
+    panic!("it was never killed there");
+}

@@ -149,31 +149,38 @@ impl Run {
         let name = &open.section;
         section.committed = true;
         let promoted = is_done(promote, live).is_ok();
-        let standing = match (promoted, fence_stands(section.steps, live)) {
-            // One that a withdrawal has stopped, for example.
-            (false, Ok(_)) if !is_replica(promote, live) => Err("the candidate is no running replica".to_owned()),
-            (_, standing) => standing,
-        };
-        section.fenced_at = match (promoted, standing) {
-            (_, Ok(position)) => position,
-            (true, Err(why)) => {
-                let old = fenced(section.steps).map(TargetId::name).unwrap_or_default();
-                let text = format!(
-                    "the new primary has taken over, and {old} does not say that it is fenced ({why}): see that {old} is stopped, then \
-                     `handover apply --resume`"
-                );
-                return Err(Trouble::Stuck(promote.id.clone(), text));
+        let old = fenced(section.steps).map(TargetId::name).unwrap_or_default();
+        let stuck = |text: String| Err(Trouble::Stuck(promote.id.clone(), text));
+        let back = match (promoted, fence_of(section.steps, live)) {
+            (true, Fence::Broken { primary: true, .. }) => {
+                return stuck(format!(
+                    "the new primary has taken over, and {old} runs as primary too: stop {old} at once, then `handover apply --resume`"
+                ));
             }
-            (false, Err(why)) => {
-                let text = format!(
-                    "{name}: its process died at the promotion, which cannot be completed ({why}); it is undone"
-                );
-                self.tell(Event::Warning { text });
-                section.begun_before(Some(promote), open.began);
-                let failure = NotDone { why, acted: Acted::Unknown };
-                return self.undo_open(section, (promote.id.clone(), failure)).await;
+            // The intent was recorded after the fence was verified, and only a withdrawal of the candidate comes before its undo.
+            (true, Fence::Broken { .. } | Fence::Unseen(_)) => None,
+            (_, Fence::Stands(position)) => {
+                section.fenced_at = position;
+                // One that a withdrawal has stopped, for example.
+                (!promoted && !is_replica(promote, live)).then(|| "the candidate is no running replica".to_owned())
+            }
+            (false, Fence::Broken { why, .. }) => Some(why),
+            // It may have been undone already: then it is primary.
+            (false, Fence::Unseen(why)) => {
+                return stuck(format!(
+                    "whether {old} is still fenced cannot be seen ({why}), so that nobody may be made primary and clients still wait: once \
+                     {old} or its machine answers, `handover apply --resume`"
+                ));
             }
         };
+        if let Some(why) = back {
+            let text =
+                format!("{name}: its process died at the promotion, which cannot be completed ({why}); it is undone");
+            self.tell(Event::Warning { text });
+            section.begun_before(Some(promote), open.began);
+            let failure = NotDone { why, acted: Acted::Unknown };
+            return self.undo_open(section, (promote.id.clone(), failure)).await;
+        }
         self.tell(Event::Warning { text: format!("{name}: its process died at the promotion; it is completed") });
         let later = after(section.steps, &promote.id);
         let is_done = |step: &Step| match &step.work {
@@ -218,13 +225,31 @@ impl Section<'_> {
     }
 }
 
-/// The final position of the old primary, which is still fenced; none in a section without a fence.
-fn fence_stands(steps: &[Step], live: &Live) -> Result<Option<Position>, String> {
-    let Some(old) = fenced(steps) else { return Ok(None) };
-    let facts = live::facts(live, old).map_err(|why| why.to_string())?;
+/// What is seen of a fence.
+enum Fence {
+    /// It stands; where the old primary ended. There is nothing to fence in a section without one.
+    Stands(Option<Position>),
+    /// It does not: what is there instead, and whether that is a primary.
+    Broken { why: String, primary: bool },
+    /// Nothing is seen of the old primary.
+    Unseen(String),
+}
+
+fn fence_of(steps: &[Step], live: &Live) -> Fence {
+    let Some(old) = fenced(steps) else { return Fence::Stands(None) };
+    let facts = match live::facts(live, old) {
+        Ok(facts) => facts,
+        Err(why) => return Fence::Unseen(why.to_string()),
+    };
     let fenced = Condition::Role { role: Role::Fenced, lineage: None };
-    fenced.holds(facts).map_err(|found| format!("{}: {found}", old.name()))?;
-    Ok(facts.member().map(|member| member.position))
+    let member = facts.member();
+    match fenced.holds(facts) {
+        Ok(()) => Fence::Stands(member.map(|member| member.position)),
+        Err(found) => Fence::Broken {
+            why: format!("{}: {found}", old.name()),
+            primary: member.is_some_and(|member| member.role == Role::Primary),
+        },
+    }
 }
 
 /// Whether the candidate can be told to become primary.

@@ -46,6 +46,9 @@ pub fn holds(lock: &Lock) -> bool {
 /// The answer to a section that is watched over from now on; every other one says why it is not.
 const ARMED: &str = "armed";
 
+/// How long the answer waits for connections that settling would need.
+const WARMING: Duration = Duration::from_secs(2);
+
 /// How often it is told that a killed process has not ended yet.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
@@ -154,13 +157,13 @@ impl Watched {
                     // On one line.
                     Err(why) => format!("{why:#}").replace('\n', " "),
                 };
+                if let Some((_, plan)) = self.holds.as_ref().filter(|_| answer == ARMED) {
+                    // Before the answer: nobody waits yet, and nothing is opened beside what the other does while they wait.
+                    let _ =
+                        runtime.block_on(tokio::time::timeout(WARMING, self.context.engine.warm_up(plan, &section)));
+                }
                 let mut out = std::io::stdout();
                 let _ = writeln!(out, "{answer}").and_then(|()| out.flush());
-                if let Some((_, plan)) = self.holds.as_ref().filter(|_| answer == ARMED) {
-                    // While nobody waits yet.
-                    let (engine, plan) = (self.context.engine.clone(), plan.clone());
-                    runtime.spawn(async move { engine.warm_up(&plan, &section).await });
-                }
             }
             Some(Word::Disarm { section }) => self.armed.remove(&section),
             None => {}

@@ -237,14 +237,15 @@ impl World {
         self.member(at).is_ok_and(|facts| facts.slots.iter().any(|slot| slot.name == name))
     }
 
-    /// Replicas take the timeline over from whom they receive.
+    /// Replicas take the timeline over from whom they receive; who has it already passes nothing on, also in a ring.
     fn timeline_goes_on(&mut self, id: &TargetId) {
         let Some(address) = self.address_of(id) else { return };
         let Ok(from) = self.member(id) else { return };
         let lineage = from.lineage.clone();
         let mut taken = Vec::new();
         self.each_member(id, |other, facts| {
-            if facts.receives_from.as_ref() == Some(&address) && !facts.replay_paused {
+            let receives = facts.receives_from.as_ref() == Some(&address) && !facts.replay_paused;
+            if receives && facts.lineage != lineage {
                 facts.lineage = lineage.clone();
                 taken.push(other.clone());
             }

@@ -1,5 +1,6 @@
 //! Between PostgreSQL's words and the model's: pure.
 
+use super::at_rest::AtRest;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -252,12 +253,7 @@ impl HostState {
 /// # Errors
 /// What is missing.
 pub(super) fn host_state(output: &str) -> Result<HostState, String> {
-    let marks: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('=')).collect();
-    let control: BTreeMap<&str, &str> = output
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(label, value)| (label.trim(), value.trim()))
-        .collect();
+    let (marks, control) = marks_and_control_data(output);
     let mark = |name: &'static str| marks.get(name).copied().ok_or_else(|| format!("`{name}` is missing"));
     let datum =
         |label: &'static str| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));
@@ -283,6 +279,31 @@ pub(super) fn host_state(output: &str) -> Result<HostState, String> {
             None => "PostgreSQL".to_owned(),
         },
     })
+}
+
+/// Lines `mark=value`, and the control data by their labels.
+fn marks_and_control_data(output: &str) -> (BTreeMap<&str, &str>, BTreeMap<&str, &str>) {
+    let marks = output.lines().filter_map(|line| line.split_once('='));
+    let control = output.lines().filter_map(|line| line.split_once(':'));
+    (marks.collect(), control.map(|(label, value)| (label.trim(), value.trim())).collect())
+}
+
+/// Reads what `at_rest.sh` prints.
+///
+/// # Errors
+/// What is missing.
+pub(super) fn at_rest(output: &str) -> Result<AtRest, String> {
+    let (marks, control) = marks_and_control_data(output);
+    match marks.get("signal") {
+        Some(&"yes") => return Ok(AtRest::Replica),
+        Some(_) => {}
+        None => return Err("`signal` is missing".to_owned()),
+    }
+    let datum = |label| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));
+    let number = |label| datum(label)?.parse::<u32>().map_err(|_| format!("`{label}` is no number"));
+    // Right after a promotion the last checkpoint is still one of the timeline before; recovery must reach the new one.
+    let timeline = number("Latest checkpoint's TimeLineID")?.max(number("Min recovery ending loc's timeline")?);
+    Ok(AtRest::Primary(Lineage { system: datum("Database system identifier")?.to_owned(), timeline }))
 }
 
 /// An SQL literal (with `standard_conforming_strings`, the default).
@@ -396,6 +417,20 @@ pub(super) fn native_state(verb: &str, args: &super::Arguments, facts: &MemberFa
 mod tests {
     use super::*;
     use crate::model::TargetId;
+
+    #[test]
+    fn right_after_a_promotion_the_new_timeline_counts() {
+        let said = |checkpoint: u32, recovery: u32| {
+            at_rest(&format!(
+                "signal=no\nDatabase system identifier:           73\nLatest checkpoint's TimeLineID:       {checkpoint}\n\
+                 Min recovery ending loc's timeline:   {recovery}\n"
+            ))
+        };
+        let primary = |timeline| Ok(AtRest::Primary(Lineage { system: "73".to_owned(), timeline }));
+        assert_eq!((said(3, 0), said(3, 4)), (primary(3), primary(4)));
+        assert_eq!(at_rest("signal=yes\n"), Ok(AtRest::Replica));
+        assert!(at_rest("signal=no\n").is_err() && at_rest("").is_err());
+    }
 
     const STATE: &str = "alive=no\nstatus=\nsignal=yes\nmark=fence\n\
         pg_control version number:            1300\n\

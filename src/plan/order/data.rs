@@ -153,6 +153,7 @@ impl Order<'_> {
                 primary,
                 rejoin: change.members.iter().collect(),
                 replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
+                later: Vec::new(),
                 keeping: Vec::new(),
                 stale: change.members.keys().map(|id| (id.clone(), stale(id))).collect(),
                 left: change

@@ -1,8 +1,8 @@
 //! Policy and store.
 
-use super::Resolver;
+use super::{Resolver, SERVICE};
 use crate::diagnostic::Diagnostic;
-use crate::model::{Freeze, GateLimits, Operator, Percent, Place, Policy, Span, Window};
+use crate::model::{Freeze, GateLimits, Operator, Percent, Place, Policy, ServiceName, Span, Window};
 use crate::topology::StoreKind;
 use crate::topology::field::{Field, Items};
 use crate::topology::syntax::{self, DayOfWeek};
@@ -30,6 +30,7 @@ fn usual() -> Policy {
         parallel_switchovers: 3,
         windows: Vec::new(),
         freezes: Vec::new(),
+        shed: Vec::new(),
     }
 }
 
@@ -71,6 +72,7 @@ impl Resolver<'_, '_> {
             parallel_switchovers: self.at_least_one(&policy.parallel_switchovers, usual.parallel_switchovers),
             windows: self.windows(&policy.windows),
             freezes: self.freezes(&policy.freezes),
+            shed: self.shed(&policy.shed),
         })
     }
 
@@ -126,6 +128,12 @@ impl Resolver<'_, '_> {
             Some(Freeze { from, to, reason: reason? })
         };
         self.reader.list(field).into_iter().filter_map(freeze).collect()
+    }
+
+    fn shed(&self, field: &Field<Items<String>>) -> Vec<ServiceName> {
+        let mut services = self.reader.list(field);
+        services.retain(|(name, place)| self.known(name, *place, SERVICE, &self.names.services));
+        services.into_iter().map(|(name, _)| ServiceName::new(name)).collect()
     }
 
     /// Where runs are started.

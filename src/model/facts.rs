@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::member::{
-    ClientFacts, MemberCapabilities, MemberFacts, ReplicaFacts, Role, SlotFacts, SwitchoverStyle, TransactionFacts,
+    ClientFacts, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts, SwitchoverStyle,
+    TransactionFacts,
 };
 use super::name::{ForeignName, TargetId};
 use super::pooler::PoolerFacts;

@@ -287,6 +287,8 @@ pub fn member_facts(role: Role, replicas: Vec<ReplicaFacts>) -> MemberFacts {
         replayed: Position::Lsn(1),
         replay_paused: false,
         receives_from: None,
+        receiver: None,
+        set_to_follow: None,
         replicas,
         slots: Vec::new(),
         synchronous_names: String::new(),

@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use crate::servers::{Member, Site, as_postgres, free_port};
 use crate::{Subject, common};
 
+mod receiver;
+
 pub struct Cluster {
     // Dropped in this order: the servers before their directory.
     replica: Member,
@@ -92,6 +94,7 @@ impl Subject for Cluster {
         let mut facts = facts.member().unwrap().clone();
         facts.position = handover::model::Position::Lsn(0);
         facts.replayed = facts.position;
+        facts.receiver = None;
         facts.slots.iter_mut().for_each(|slot| slot.retained_bytes = 0);
         format!("{facts:#?}")
     }

@@ -50,6 +50,12 @@ pub struct MemberFacts {
     pub replay_paused: bool,
     /// On a replica: the member or `host:port` that it receives from, while it does.
     pub receives_from: Option<String>,
+    /// On a replica: what its receiver has heard, also while the stream is broken or silent, as long as there is a receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<ReceiverFacts>,
+    /// Whom it is configured to receive from, `host:port`, whether it does or not; several are separated by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_to_follow: Option<String>,
     /// Who receives from it: from a primary, or from a replica that passes the log on.
     pub replicas: Vec<ReplicaFacts>,
     /// Replication slots.
@@ -87,6 +93,19 @@ pub enum SwitchoverStyle {
     Phased,
     /// One command that does it all.
     Atomic,
+}
+
+/// What a replica's receiver has heard of its sender. Ages are by the replica's clock alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverFacts {
+    /// `host:port` of the sender.
+    pub from: String,
+    /// How long ago the sender said anything; it says something at least every half of its `wal_sender_timeout`, and whenever it writes.
+    pub last_message: Duration,
+    /// The end of the sender's log, as it said last: no record that it had acknowledged by then lies beyond this.
+    pub told: Position,
+    /// How long ago the sender's log had grown to there. Beyond `last_message` it is the time for which the sender wrote nothing.
+    pub told_age: Duration,
 }
 
 /// A replica as its primary sees it.

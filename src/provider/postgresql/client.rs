@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
-use super::convert::{self, HostState};
+use super::convert;
+use super::files::{self, HostState};
 use super::settings::no_control;
 use crate::journal::Permit;
 use crate::model::{Host, Lineage, MemberFacts, Target, TargetId, Unreachable};
@@ -309,7 +310,7 @@ fn state(target: &Target, verb: &str, ended: Result<Output, TransportError>) -> 
     };
     let told = |why: String| Unreachable::new(why, tried(verb, target));
     match output.status {
-        0 => convert::host_state(&output.stdout)
+        0 => files::host_state(&output.stdout)
             .map_err(|why| Failure::unknown(told(format!("its answer is incomplete: {why}")))),
         3 => Err(Failure::untouched(told(output.stderr.trim().to_owned()))),
         status => Err(Failure::unknown(told(format!("exit status {status}: {}", output.stderr.trim())))),

@@ -30,6 +30,7 @@
 mod client;
 mod convert;
 mod fence;
+mod files;
 mod native;
 mod promote;
 mod settings;

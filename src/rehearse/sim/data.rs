@@ -1,12 +1,13 @@
 //! The rules of database members and poolers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::healthy::{replica, slot};
 use super::world::{Acted, NATIVE, World};
 use crate::model::{
-    Action, DatabaseName, Facts, ForeignName, Lineage, MemberFacts, Observed, Peer, PoolFacts, Position, ReplicaFacts,
-    Role, TargetId,
+    Action, DatabaseName, Facts, ForeignName, Lineage, MemberFacts, Observed, Peer, PoolFacts, Position, ReceiverFacts,
+    ReplicaFacts, Role, TargetId,
 };
 
 /// The length of the record of a checkpoint.
@@ -139,6 +140,7 @@ impl World {
         let facts = self.member(id)?;
         facts.role = Role::Replica;
         facts.receives_from = Some(primary.address.clone());
+        facts.set_to_follow = Some(primary.address.clone());
         self.cut.remove(id);
         self.told.remove(id);
         let position = self.member(&primary.member)?.position;
@@ -214,7 +216,9 @@ impl World {
         self.confirm(id);
         if let Some(address) = follows {
             self.each_member(id, |_, facts| facts.replicas.retain(|replica| replica.name != id.name()));
-            self.member(id)?.receives_from = None;
+            let facts = self.member(id)?;
+            facts.receives_from = None;
+            facts.set_to_follow = Some(address.clone());
             self.told.insert(id.clone(), address);
         }
         Ok(())
@@ -228,6 +232,15 @@ impl World {
                 facts.receives_from = from.cloned();
             }
         }
+    }
+
+    /// What a replica's receiver has heard: nothing for as long as its sender does not run.
+    pub(super) fn receiver(&self, facts: &MemberFacts) -> Option<ReceiverFacts> {
+        let from = facts.receives_from.clone().filter(|_| facts.role == Role::Replica)?;
+        let mut members = self.topology.databases.values().flat_map(|database| database.members.values());
+        let sender = members.find(|member| member.target.address == from)?;
+        let told = self.live.get(&sender.target.id).and_then(Observed::known).and_then(Facts::member)?.position;
+        Some(ReceiverFacts { from, last_message: Duration::ZERO, told, told_age: Duration::ZERO })
     }
 
     /// Whether a member keeps log for another one.

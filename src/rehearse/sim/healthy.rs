@@ -134,6 +134,8 @@ fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> Optio
         replayed: Position::Lsn(100),
         replay_paused: false,
         receives_from: (!is_primary).then(|| home.target.address.clone()),
+        receiver: None,
+        set_to_follow: (!is_primary).then(|| home.target.address.clone()),
         replicas: if is_primary { others.iter().map(|name| replica(name, synchronous)).collect() } else { Vec::new() },
         slots: if is_primary { others.iter().map(|name| slot(name)).collect() } else { Vec::new() },
         synchronous_names: if is_primary && synchronous {

@@ -80,6 +80,9 @@ impl World {
         self.reached(target)?;
         let Some(Observed::Known { value, .. }) = self.live.get(&target.id) else { return Err("no answer".to_owned()) };
         let mut facts = value.clone();
+        if let Facts::Member(facts) = &mut facts {
+            facts.receiver = self.receiver(facts);
+        }
         match (&mut facts, scope) {
             (Facts::NameServer(facts), Some(Scope::Records(keys))) => {
                 let set = |key: &RecordKey| (key.clone(), facts.sets.get(key).cloned().flatten());

@@ -408,6 +408,8 @@ pub struct Policy {
     pub dns_recovery_target: Span,
     /// How long a transaction may be open on an old primary before a switchover is refused.
     pub max_transaction_age: Span,
+    /// How long something must have been silent, for us and for everybody else, before it counts as dead.
+    pub hold_down: Span,
     /// How long a saved plan may be applied.
     pub plan_expiry: Span,
     /// Databases that may be switched over at the same time; the others wait their turn.

@@ -11,6 +11,7 @@ pub mod followers;
 pub mod gate;
 mod intent;
 pub mod live;
+pub mod lost;
 mod make;
 pub mod operator;
 mod order;

@@ -410,6 +410,9 @@ maps! {
         /// A live TTL above it is called out in every plan.
         #[schemars(extend("default" = "5m"))]
         dns_recovery_target: Span,
+        /// How long something must have been silent before it counts as dead; what was watched already counts.
+        #[schemars(extend("default" = "15s"))]
+        hold_down: Span,
         /// How long a saved plan may be applied.
         #[schemars(extend("default" = "1d"))]
         plan_expiry: Span,

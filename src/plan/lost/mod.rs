@@ -1,0 +1,3 @@
+//! When something is lost: what is known about it, and what follows. Pure.
+
+pub mod evidence;

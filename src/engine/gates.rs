@@ -14,6 +14,7 @@ use crate::model::{
     Settings, Target, TargetId, TargetKind,
 };
 use crate::plan::gate::{self, Limits, Samples, Verdict};
+use crate::plan::lost::{decide, evidence};
 use crate::plan::{self, Gate, GateName, Step, live, preflight};
 
 /// The servers that are watched, by proxy and backend.
@@ -85,6 +86,13 @@ impl Run {
                 }
                 None => Verdict::Hold(format!("the topology has no service {service}")),
             },
+            Gate::Lost { lost, fenced_by_command } => {
+                let live = self.engine.observe().await;
+                let attested = self.plan.intent.attested.clone();
+                let before = self.engine.known().before;
+                let verdict = evidence::judge(&evidence::gather(topology, lost, &live, &before, attested));
+                decide::judge_gate(&verdict, *fenced_by_command)
+            }
             Gate::Off { targets } => gate::judge_off(targets, &self.engine.observe_only(targets).await),
             Gate::Synthetic { services, addresses } => self.synthetic(services, addresses).await,
             Gate::Soak { .. } => Verdict::Hold("a soak is watched, not asked".to_owned()),

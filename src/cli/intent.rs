@@ -144,7 +144,9 @@ impl Reader<'_> {
         }
         let digits: String = text.chars().filter(|c| *c != '_').collect();
         let bytes = digits.parse().map_err(|_| {
-            format!("--accept-loss {name}={text}: write a number of bytes, such as --accept-loss {name}=65536, or `unknown`")
+            format!(
+                "--accept-loss {name}={text}: write a number of bytes, such as --accept-loss {name}=65536, or `unknown`"
+            )
         })?;
         Ok((name, bytes))
     }

@@ -62,7 +62,16 @@ impl Engine {
         let units = topology.units.values().map(|unit| &unit.target);
         let targets = topology.targets().chain(units).chain(topology.fences());
         let targets = targets.map(|target| (target.id.clone(), Arc::clone(target))).collect();
-        Self { topology, targets: Arc::new(targets), registry, clock, timeout, open: OPEN, guard: None, known: Arc::new((Instant::now(), Known::default())) }
+        Self {
+            topology,
+            targets: Arc::new(targets),
+            registry,
+            clock,
+            timeout,
+            open: OPEN,
+            guard: None,
+            known: Arc::new((Instant::now(), Known::default())),
+        }
     }
 
     /// The same on a machine that allows only so many open sockets.

@@ -278,14 +278,15 @@ impl Diff<'_> {
         for target in self.topology.targets() {
             let Err(why) = live::facts(self.live, &target.id) else { continue };
             let lost = self.desired.lost.contains(target);
-            let spared = lost || match (target.kind, self.desired.out.get(&target.facility)) {
-                // Capacity counts only servers that are healthy.
-                (TargetKind::Server, _) => true,
-                // It may run, and write to a database that moves.
-                (TargetKind::Job, out) => !matches!(out, None | Some(OutBecause::Flag)),
-                // What is out, or on its way out, may be dead: that may be why. Switchovers have their own preflight.
-                (_, out) => out.is_some(),
-            };
+            let spared = lost
+                || match (target.kind, self.desired.out.get(&target.facility)) {
+                    // Capacity counts only servers that are healthy.
+                    (TargetKind::Server, _) => true,
+                    // It may run, and write to a database that moves.
+                    (TargetKind::Job, out) => !matches!(out, None | Some(OutBecause::Flag)),
+                    // What is out, or on its way out, may be dead: that may be why. Switchovers have their own preflight.
+                    (_, out) => out.is_some(),
+                };
             if lost {
                 // A hold says what is owed there.
             } else if spared {

@@ -27,8 +27,8 @@ use self::findings::Findings;
 use self::tree::{NodeId, Tree};
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::model::{
-    Database, DatabaseName, Facility, FacilityName, Fence, Host, HostName, Job, JobName, Operator, Place, Policy, Pooler,
-    Proxy, Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
+    Database, DatabaseName, Facility, FacilityName, Fence, Host, HostName, Job, JobName, Operator, Place, Policy,
+    Pooler, Proxy, Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
 };
 
 pub use self::schema::{ProviderSchema, schema};

@@ -10,8 +10,8 @@ use crate::plan::desired::{Desired, Refusal};
 use crate::plan::diff::Changes;
 use crate::plan::gate;
 use crate::plan::intent::{HoldKind, Intent, LostThing};
-use crate::plan::overrides::GateName;
 use crate::plan::live;
+use crate::plan::overrides::GateName;
 use crate::topology::Topology;
 
 /// What planning without what is lost comes to, beside the changes.
@@ -62,7 +62,9 @@ pub(in crate::plan) fn decide(
 fn postpone(changes: &mut Changes, notes: &mut Vec<String>) {
     if !changes.primaries.is_empty() {
         let names = list(changes.primaries.iter().map(|change| &change.database));
-        notes.push(format!("{names}: not moved by this plan, which deals with the loss alone; `handover plan` does it later"));
+        notes.push(format!(
+            "{names}: not moved by this plan, which deals with the loss alone; `handover plan` does it later"
+        ));
         changes.primaries.clear();
     }
 }
@@ -106,7 +108,9 @@ impl Decided {
             )),
             Verdict::OwnPathBroken { .. } => self.refusals.push(Refusal::new(
                 said(),
-                advice("run handover from another place; nothing that is seen from here says anything about what is lost"),
+                advice(
+                    "run handover from another place; nothing that is seen from here says anything about what is lost",
+                ),
             )),
             Verdict::Answers { .. } => self.refusals.push(Refusal::new(
                 said(),

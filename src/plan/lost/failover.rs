@@ -9,7 +9,9 @@ use super::evidence::Attestation;
 use super::known::Known;
 use super::loss::{Loss, loss};
 use crate::model::text::list;
-use crate::model::{Database, DatabaseName, FromTo, Lineage, Live, Member, MemberFacts, Peer, Position, Role, TargetId};
+use crate::model::{
+    Database, DatabaseName, FromTo, Lineage, Live, Member, MemberFacts, Peer, Position, Role, TargetId,
+};
 use crate::plan::desired::{Desired, Refusal};
 use crate::plan::intent::Intent;
 use crate::plan::{live, synchronous};
@@ -47,7 +49,9 @@ impl Failover {
                 let stays = if *survives_power_on {
                     "it stays so when its power comes back".to_owned()
                 } else {
-                    format!("when its power comes back {old} may start as a primary, unless its service asks `handover admit` first")
+                    format!(
+                        "when its power comes back {old} may start as a primary, unless its service asks `handover admit` first"
+                    )
                 };
                 format!("{old} is cut off by the fence of {}, checked by its command; {stays}", fence.name())
             }
@@ -94,7 +98,8 @@ pub(in crate::plan) fn failover(
     let wish = desired.primaries.get(&database.name).map(Vec::as_slice).unwrap_or_default();
     let candidates = Candidates::of(database, wish, live);
     if candidates.fit.is_empty() {
-        let why = if candidates.reasons.is_empty() { "there is no replica".to_owned() } else { list(&candidates.reasons) };
+        let why =
+            if candidates.reasons.is_empty() { "there is no replica".to_owned() } else { list(&candidates.reasons) };
         return Err(NoFailover::Impossible(Refusal::new(
             format!("no member of {} can take over: {why}", database.name),
             "bring a replica up, or give one a priority; until then the database cannot be written",
@@ -133,12 +138,12 @@ fn old_primary<'a>(
     live: &Live,
     known: &Known,
 ) -> Result<&'a Member, Refusal> {
-    let lost: Vec<&Member> =
-        database.members.values().filter(|member| desired.lost.contains(&member.target)).collect();
+    let lost: Vec<&Member> = database.members.values().filter(|member| desired.lost.contains(&member.target)).collect();
     let followed = |member: &&Member| {
         let follows = |facts: &MemberFacts| {
             let set = facts.set_to_follow.as_deref().unwrap_or_default().split(',');
-            facts.role == Role::Replica && set.chain(facts.receives_from.as_deref()).any(|it| it == member.target.address)
+            facts.role == Role::Replica
+                && set.chain(facts.receives_from.as_deref()).any(|it| it == member.target.address)
         };
         database.members.values().filter_map(|other| live::member(live, &other.target.id)).any(follows)
     };
@@ -147,13 +152,15 @@ fn old_primary<'a>(
         let mut found = lost.iter().copied().filter(wanted);
         found.next().filter(|_| found.next().is_none())
     };
-    one(&|member| followed(member)).or_else(|| one(&|member| seen(member))).or_else(|| one(&|_| true)).ok_or_else(|| {
-        let names = list(lost.iter().map(|member| member.target.name()));
-        Refusal::new(
-            format!("it is not known which of {names} was primary of {}", database.name),
-            "name the one that was with --lost MEMBER as well; `handover runs` and the replicas' settings tell",
-        )
-    })
+    one(&|member| followed(member)).or_else(|| one(&|member| seen(member))).or_else(|| one(&|_| true)).ok_or_else(
+        || {
+            let names = list(lost.iter().map(|member| member.target.name()));
+            Refusal::new(
+                format!("it is not known which of {names} was primary of {}", database.name),
+                "name the one that was with --lost MEMBER as well; `handover runs` and the replicas' settings tell",
+            )
+        },
+    )
 }
 
 /// How the old primary is kept from taking writes: its machine is cut off, or its facility where all of that is lost, or somebody says
@@ -265,14 +272,15 @@ impl<'a> Candidates<'a> {
                 let all = list(self.fit.iter().map(Candidate::describe));
                 return Err(Refusal::new(
                     format!("the replicas of {name} have different histories, and none of them holds all: {all}"),
-                    format!("choose one with --survivor {name}=MEMBER; what only the others hold must be compared by hand"),
+                    format!(
+                        "choose one with --survivor {name}=MEMBER; what only the others hold must be compared by hand"
+                    ),
                 ));
             }
             None => self.fit.first().ok_or_else(|| Refusal::new(format!("{name} has no replica"), "bring one up"))?,
         };
         let mut why = Vec::new();
-        let others: Vec<String> =
-            self.fit.iter().filter(|it| it.id() != first.id()).map(Candidate::describe).collect();
+        let others: Vec<String> = self.fit.iter().filter(|it| it.id() != first.id()).map(Candidate::describe).collect();
         if !others.is_empty() {
             why.push(format!("why {}: the most of the log; after it would come {}", first.describe(), list(others)));
         }
@@ -286,9 +294,7 @@ impl<'a> Candidates<'a> {
     /// Those that can go on under the chosen one: of its history, and not ahead of it.
     fn followers(&self, first: &Candidate<'_>) -> impl Iterator<Item = &TargetId> {
         let (id, lineage, position) = (first.id().clone(), first.facts.lineage.clone(), first.position());
-        let fit = move |it: &&Candidate<'_>| {
-            *it.id() != id && it.facts.lineage == lineage && it.position() <= position
-        };
+        let fit = move |it: &&Candidate<'_>| *it.id() != id && it.facts.lineage == lineage && it.position() <= position;
         self.fit.iter().chain(&self.never).filter(fit).map(Candidate::id)
     }
 }

@@ -135,12 +135,14 @@ fn proof(database: &Database, old: &Member, seen: &Seen, candidate: &MemberFacts
     if asked == 0 || seen.role != Role::Primary {
         return None;
     }
-    let others: BTreeSet<String> =
-        database.members.values().map(|member| member.target.name().to_owned()).filter(|name| *name != old.target.name()).collect();
-    let listed: Vec<&String> = others
-        .iter()
-        .filter(|name| synchronous::counting(setting, &BTreeSet::from([(*name).clone()])) > 0)
+    let others: BTreeSet<String> = database
+        .members
+        .values()
+        .map(|member| member.target.name().to_owned())
+        .filter(|name| *name != old.target.name())
         .collect();
+    let listed: Vec<&String> =
+        others.iter().filter(|name| synchronous::counting(setting, &BTreeSet::from([(*name).clone()])) > 0).collect();
     // A name that is none of ours may have confirmed in the place of one of ours.
     if synchronous::listed(setting) != Some(listed.len()) {
         return None;

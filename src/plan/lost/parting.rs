@@ -46,7 +46,8 @@ pub(in crate::plan) fn title(parting: &Parting<'_>, live: &Live) -> String {
         false => format!("commits do not wait for {members}, "),
     };
     let facts = live::member(live, &parting.primary.member);
-    let kept: u64 = facts.map(|facts| slots(&facts.slots, &names).map(|slot| slot.retained_bytes).sum()).unwrap_or_default();
+    let kept: u64 =
+        facts.map(|facts| slots(&facts.slots, &names).map(|slot| slot.retained_bytes).sum()).unwrap_or_default();
     let kept = if kept == 0 { String::new() } else { format!(" ({} MiB are kept now)", kept >> 20) };
     format!("{primary}: {waits}the log kept for {members} is bounded{kept}")
 }

@@ -145,7 +145,8 @@ impl Order<'_> {
         if fences.is_empty() {
             return fenced;
         }
-        let stage = self.builder.stage("Old primaries are cut off", vec!["nothing of them takes writes any more".to_owned()]);
+        let stage =
+            self.builder.stage("Old primaries are cut off", vec!["nothing of them takes writes any more".to_owned()]);
         for (fence, members) in fences {
             let title = format!("cut {} off: {}", fence.name(), list(members));
             let id = format!("fence.{}.{}", fence.scope().unwrap_or_default(), fence.name());

@@ -275,6 +275,7 @@ impl Diff<'_> {
     }
 
     fn unreachable(&mut self) {
+        let dead = self.dead();
         for target in self.topology.targets() {
             let Err(why) = live::facts(self.live, &target.id) else { continue };
             let lost = self.desired.lost.contains(target);
@@ -291,6 +292,14 @@ impl Diff<'_> {
                 // A hold says what is owed there.
             } else if spared {
                 self.changes.silent.push(format!("{} does not answer and is left alone: {why}", target.id));
+            } else if let Some(count) = dead.get(&target.facility) {
+                self.refusals.push(Refusal::new(
+                    format!("nothing in {} answers: none of {count} targets", target.facility),
+                    format!(
+                        "planned work needs every target to answer: repair it; if {f} is lost, `handover plan --lost {f}` goes on without it",
+                        f = target.facility
+                    ),
+                ));
             } else {
                 self.refusals.push(Refusal::new(
                     format!("no answer from {}: {why}", target.id),
@@ -298,6 +307,19 @@ impl Diff<'_> {
                 ));
             }
         }
+    }
+
+    /// Facilities of which nothing answers, and how many targets they have: at least so many that it is no accident.
+    fn dead(&self) -> BTreeMap<FacilityName, usize> {
+        const SOME: usize = 3;
+        let mut counts: BTreeMap<&FacilityName, (usize, bool)> = BTreeMap::new();
+        for target in self.topology.targets() {
+            let (count, answers) = counts.entry(&target.facility).or_default();
+            *count += 1;
+            *answers |= live::facts(self.live, &target.id).is_ok();
+        }
+        let dead = counts.into_iter().filter(|(_, (count, answers))| *count >= SOME && !answers);
+        dead.map(|(facility, (count, _))| (facility.clone(), count)).collect()
     }
 
     fn databases(&mut self) {

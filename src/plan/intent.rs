@@ -165,7 +165,7 @@ pub struct LetGo {
 
 /// Something that is lost.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "kind", content = "name", rename_all = "snake_case")]
 pub enum LostThing {
     /// A facility with everything in it.
     Facility(FacilityName),

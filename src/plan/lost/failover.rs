@@ -65,7 +65,7 @@ impl Failover {
 
 /// How an old primary that cannot be asked is kept from taking writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "by", rename_all = "snake_case")]
 pub enum FenceBy {
     /// By a command from outside, with a check.
     Command {

@@ -30,7 +30,7 @@ pub enum Request {
         /// Its name.
         name: String,
     },
-    /// Change the links between two places; `all` as the second one means every other place.
+    /// Change the links between two places; `all` means every other place.
     Link {
         /// One place.
         a: String,
@@ -41,6 +41,32 @@ pub enum Request {
         /// What changes.
         change: LinkChange,
     },
+    /// What a power controller or a firewall does.
+    Power {
+        /// A facility, or a machine.
+        what: String,
+        /// What to do with it.
+        order: PowerOrder,
+    },
+}
+
+/// What a power controller or a firewall can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerOrder {
+    /// Everything ends at once, and nothing starts until power returns.
+    Off,
+    /// Power returns.
+    On {
+        /// Servers start by themselves; else only the machines.
+        servers: bool,
+    },
+    /// Is it off?
+    Check,
+    /// Nothing passes between a facility and any other place, or again what its links let through.
+    Isolate(bool),
+    /// Is it isolated?
+    CheckIsolated,
 }
 
 /// What a request is about.
@@ -86,6 +112,10 @@ pub struct Status {
     pub servers: Vec<ServerStatus>,
     /// The links.
     pub links: Vec<LinkStatus>,
+    /// Facilities and machines whose power is off.
+    pub off: Vec<String>,
+    /// Facilities that are isolated.
+    pub isolated: Vec<String>,
     /// How long it took from the first server's start until all were ready, in seconds.
     pub ready_after_s: f64,
     /// Memory of all processes (proportional set size), in MiB.
@@ -130,6 +160,13 @@ pub enum Reply {
     Status(Status),
     /// What was done, in one line.
     Done(String),
+    /// The answer to a question about one thing.
+    Checked {
+        /// Yes or no.
+        holds: bool,
+        /// The same in words.
+        text: String,
+    },
     /// Why it could not be done.
     Failed(String),
 }

@@ -69,7 +69,7 @@ impl Directory {
         self.path.join("orders.json")
     }
 
-    /// Descriptors of the namespaces in process 1.
+    /// Descriptors of the namespaces in process 1, of places with power.
     pub fn namespaces(&self) -> PathBuf {
         self.path.join("namespaces.json")
     }
@@ -77,6 +77,13 @@ impl Directory {
     /// What the supervisor itself has to say.
     pub fn log(&self) -> PathBuf {
         self.path.join("supervisor.log")
+    }
+
+    /// Records which places can be entered, and by which descriptors of process 1.
+    pub fn write_namespaces(&self, descriptors: &BTreeMap<&str, i32>) -> Result<()> {
+        let aside = self.path.join("namespaces.json.new");
+        fs::write(&aside, serde_json::to_vec(descriptors)?)?;
+        Ok(fs::rename(aside, self.namespaces())?)
     }
 
     fn pids_file(&self) -> PathBuf {
@@ -137,7 +144,7 @@ impl Directory {
         let descriptors: BTreeMap<String, i32> = serde_json::from_slice(&fs::read(self.namespaces())?)?;
         let descriptor = descriptors.get(place).with_context(|| {
             let names: Vec<&str> = descriptors.keys().map(String::as_str).collect();
-            format!("there is no place `{place}` in this lab; there are {}", names.join(", "))
+            format!("there is no place `{place}` with power in this lab; there are {}", names.join(", "))
         })?;
         Ok(PathBuf::from(format!("/proc/{}/fd/{descriptor}", pids.init)))
     }

@@ -21,6 +21,7 @@ mod enter;
 mod keeper;
 mod layout;
 pub mod load;
+mod machines;
 mod namespace;
 mod probe;
 mod process;
@@ -41,7 +42,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
-pub use control::{LinkChange, LinkStatus, Selection, ServerStatus, Status};
+pub use control::{LinkChange, LinkStatus, PowerOrder, Selection, ServerStatus, Status};
 use control::{Reply, Request};
 use directory::Directory;
 pub use layout::OPERATOR;
@@ -182,6 +183,11 @@ impl Lab {
         Path::new("/srv/topology.yaml")
     }
 
+    /// The lab's whole directory.
+    pub fn home(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
     /// What programs inside the lab see as `/srv`, as the host sees it.
     pub fn directory(&self) -> PathBuf {
         self.directory.srv()
@@ -263,6 +269,36 @@ impl Lab {
         self.done(&Request::Start(what.clone()))
     }
 
+    /// Cuts the power of a facility or a machine: SIGKILL to everything there, whoever started it, after nothing leaves it any more. Nothing
+    /// starts there until power returns.
+    ///
+    /// # Errors
+    /// If there is no such thing, or a process does not end.
+    pub fn power_off(&self, what: &str) -> Result<String> {
+        self.order(what, PowerOrder::Off)
+    }
+
+    /// Gives power back, with the data as they were left: every server starts by itself, as what it was; or, without `servers`, only
+    /// the machines (ssh).
+    ///
+    /// # Errors
+    /// If there is no such thing, or a server cannot be started.
+    pub fn power_on(&self, what: &str, servers: bool) -> Result<String> {
+        self.order(what, PowerOrder::On { servers })
+    }
+
+    /// Lets nothing pass between a facility and any other place, whatever its links say; or again what they let through.
+    ///
+    /// # Errors
+    /// If there is no such facility.
+    pub fn isolate(&self, facility: &str, isolated: bool) -> Result<String> {
+        self.order(facility, PowerOrder::Isolate(isolated))
+    }
+
+    fn order(&self, what: &str, order: PowerOrder) -> Result<String> {
+        self.done(&Request::Power { what: what.to_owned(), order })
+    }
+
     /// Changes the link between two places (`all`: every other one), both directions or only the one from `a` to `b`.
     ///
     /// # Errors
@@ -279,7 +315,15 @@ impl Lab {
         self.link(a, b, false, LinkChange::Cut(true))
     }
 
-    /// Lets everything pass again.
+    /// Lets nothing pass from one place to another; the other direction stays as it is.
+    ///
+    /// # Errors
+    /// As [`Lab::link`].
+    pub fn cut_one_way(&self, from: &str, to: &str) -> Result<String> {
+        self.link(from, to, true, LinkChange::Cut(true))
+    }
+
+    /// Lets everything pass again, in both directions.
     ///
     /// # Errors
     /// As [`Lab::link`].
@@ -403,6 +447,15 @@ fn program() -> Result<PathBuf> {
 #[doc(hidden)]
 pub mod internal {
     use super::*;
+
+    /// `/srv/power`: an order to the supervisor of the lab in `directory`, from inside; none for a question that is denied.
+    pub fn power(directory: &Path, what: String, order: PowerOrder) -> Result<Result<String, String>> {
+        match control::ask(directory, &Request::Power { what, order })? {
+            Reply::Done(text) | Reply::Checked { holds: true, text } => Ok(Ok(text)),
+            Reply::Checked { holds: false, text } => Ok(Err(text)),
+            _ => bail!("the lab did not understand the order"),
+        }
+    }
 
     /// `lab enter`: see the module `enter`.
     pub fn enter(directory: PathBuf, place: &str, argv: &[OsString]) -> Result<u8> {

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
-use lab::{Lab, LinkChange, OPERATOR, Options, Selection, app, demo, load, torture};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lab::{Lab, LinkChange, OPERATOR, Options, PowerOrder, Selection, app, demo, load, torture};
 
 /// Runs the real servers of a handover topology inside private network namespaces.
 #[derive(Parser)]
@@ -70,7 +70,9 @@ enum Command {
     Kill(Which),
     /// Start what does not run, as when power returns.
     Start(Which),
-    /// Let nothing pass between two places; `all` as the second one means every other place.
+    /// Switch the power of a facility or a machine off and on, or isolate a facility; `/srv/power` inside.
+    Power(Power),
+    /// Let nothing pass between two places; `all` means every other place.
     Cut(Link),
     /// Let everything pass again.
     Uncut(Link),
@@ -141,6 +143,55 @@ impl Which {
     fn selection(self) -> Result<Selection> {
         let facility = self.facility.map(Selection::Facility);
         facility.or(self.target.map(Selection::Target)).context("name a target or a facility")
+    }
+}
+
+#[derive(Args)]
+struct Power {
+    #[command(subcommand)]
+    order: Order,
+    /// The lab's directory, for a call from inside it.
+    #[arg(long, hide = true)]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Order {
+    /// Everything there ends at once (SIGKILL), nothing leaves it, and nothing starts there until power returns.
+    Off { what: String },
+    /// Power returns; the data are as they were left.
+    On {
+        what: String,
+        /// Which servers start by themselves: all, as what they were, or none but ssh.
+        #[arg(long, value_enum, default_value = "all")]
+        servers: Starts,
+    },
+    /// Exit status 0 exactly if it is off and nothing runs there.
+    Check { what: String },
+    /// Let nothing pass between a facility and any other place; what runs there goes on.
+    Isolate { facility: String },
+    /// Let pass again what the links let through.
+    Join { facility: String },
+    /// Exit status 0 exactly if it is isolated.
+    CheckIsolated { facility: String },
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Starts {
+    All,
+    None,
+}
+
+impl Order {
+    fn parts(self) -> (String, PowerOrder) {
+        match self {
+            Self::Off { what } => (what, PowerOrder::Off),
+            Self::On { what, servers } => (what, PowerOrder::On { servers: servers == Starts::All }),
+            Self::Check { what } => (what, PowerOrder::Check),
+            Self::Isolate { facility } => (facility, PowerOrder::Isolate(true)),
+            Self::Join { facility } => (facility, PowerOrder::Isolate(false)),
+            Self::CheckIsolated { facility } => (facility, PowerOrder::CheckIsolated),
+        }
     }
 }
 
@@ -217,6 +268,20 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Start(which) => {
             println!("{}", attach()?.start_servers(&which.selection()?)?);
         }
+        Command::Power(power) => {
+            let directory = match power.directory {
+                Some(directory) => directory,
+                None => attach()?.home(),
+            };
+            let (what, order) = power.order.parts();
+            match lab::internal::power(&directory, what, order)? {
+                Ok(text) => println!("{text}"),
+                Err(text) => {
+                    println!("{text}");
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
         Command::Cut(places) => link(places, LinkChange::Cut(true))?,
         Command::Uncut(places) => link(places, LinkChange::Cut(false))?,
         Command::Delay { link: places, ms } => link(places, LinkChange::DelayMs(ms))?,
@@ -257,6 +322,11 @@ fn show(status: &lab::Status) {
             (false, false) => format!("{} ms", link.delay_ms),
         };
         println!("{:<10} → {:<10} {state}", link.from, link.to);
+    }
+    for (what, names) in [("no power", &status.off), ("isolated", &status.isolated)] {
+        if !names.is_empty() {
+            println!("\n{what}: {}", names.join(", "));
+        }
     }
     println!("\nready after {:.1} s, {} MiB", status.ready_after_s, status.memory_mib);
 }

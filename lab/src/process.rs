@@ -1,7 +1,8 @@
 //! Processes of a lab. The supervisor is process 1 of its PID namespace: it reaps its own children and every orphan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -132,6 +133,35 @@ pub struct Seen {
     pub parent: i32,
     /// Identity of its network namespace.
     pub network: u64,
+}
+
+/// The environment that a process was started with; empty if it is gone.
+pub fn environment(pid: i32) -> HashMap<String, String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let variables =
+        bytes.split(|byte| *byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok()?.split_once('='));
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The sockets that a process has open, by their inodes.
+pub fn sockets(pid: i32) -> HashSet<u64> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
+    let inode = |link: std::path::PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    files.filter_map(|file| inode(std::fs::read_link(file.path()).ok()?)).collect()
+}
+
+/// The sockets that accept TCP connections at one of these addresses in the network namespace of this thread (proc(5), `net/tcp`).
+pub fn listening(addresses: &BTreeSet<Ipv4Addr>) -> Result<HashSet<u64>> {
+    const LISTEN: &str = "0A";
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // The bytes of an address are one number of this machine.
+        let address = u32::from_str_radix(fields.get(1)?.split(':').next()?, 16).ok()?;
+        let here = addresses.contains(&Ipv4Addr::from(address.to_ne_bytes())) && *fields.get(3)? == LISTEN;
+        here.then(|| fields.get(9)?.parse().ok()).flatten()
+    };
+    Ok(table.lines().skip(1).filter_map(socket).collect())
 }
 
 /// All processes of this PID namespace.

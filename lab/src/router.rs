@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -27,23 +27,47 @@ pub struct Link {
 /// All directions, changed while the router runs.
 #[derive(Debug)]
 pub struct Links {
-    table: Mutex<Vec<Vec<Link>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    links: Vec<Vec<Link>>,
+    /// Places that nothing enters and nothing leaves, whatever their links say.
+    fenced: Vec<bool>,
 }
 
 impl Links {
     /// Directions between `places` places, all alike.
     pub fn new(places: usize, delay: Duration) -> Self {
-        Self { table: Mutex::new(vec![vec![Link { delay, loss: 0.0, cut: false }; places]; places]) }
+        let links = vec![vec![Link { delay, loss: 0.0, cut: false }; places]; places];
+        Self { table: Mutex::new(Table { links, fenced: vec![false; places] }) }
     }
 
     /// Changes one direction.
     pub fn change(&self, from: usize, to: usize, change: impl FnOnce(&mut Link)) {
-        change(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner)[from][to]);
+        change(&mut self.table().links[from][to]);
     }
 
-    /// All directions as they are now, `[from][to]`.
+    /// Lets nothing in and out of a place, or again what its links let through.
+    pub fn fence(&self, place: usize, fenced: bool) {
+        self.table().fenced[place] = fenced;
+    }
+
+    /// All directions as they are now, `[from][to]`; those of a fenced place are cut.
     pub fn snapshot(&self) -> Vec<Vec<Link>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let table = self.table();
+        let mut links = table.links.clone();
+        for (from, row) in links.iter_mut().enumerate() {
+            for (to, link) in row.iter_mut().enumerate() {
+                link.cut |= table.fenced[from] || table.fenced[to];
+            }
+        }
+        links
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Process 1 of a lab: makes its namespaces and mounts, starts its servers, and carries out what `lab` commands ask for. When it
 //! ends, the kernel ends every process of the lab and with them its namespaces and mounts.
 
+mod power;
 mod snapshot;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,12 +19,14 @@ use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{LinkChange, LinkStatus, Reply, Request, Selection, ServerStatus, Status};
-use crate::layout::{Layout, OPERATOR};
+use crate::layout::Layout;
+use crate::machines::{self, Machine};
 use crate::namespace::{Namespace, private_mounts};
 use crate::process::{self, Processes};
 use crate::router::{Links, Router};
-use crate::servers::{Ready, SRV, Server, Site, account, hosts_etc};
+use crate::servers::{Ready, SERVER_VARIABLE, SRV, Server, Site, account, hosts_etc, power_switch};
 use crate::{directory::Directory, probe};
+use power::Power;
 
 /// How long a server may take until it is ready.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -87,6 +90,8 @@ struct Supervisor {
     processes: Arc<Processes>,
     links: Arc<Links>,
     servers: Vec<Server>,
+    machines: Vec<Machine>,
+    power: Mutex<Power>,
     /// The pid of each server that was started, by its place in `servers`.
     pids: Mutex<HashMap<usize, i32>>,
     restart: bool,
@@ -125,11 +130,8 @@ impl Supervisor {
                 std::process::exit(1);
             }
         });
-        let descriptors: BTreeMap<&str, i32> =
-            namespaces.iter().map(|namespace| (namespace.name.as_str(), namespace.descriptor())).collect();
-        fs::write(directory.namespaces(), serde_json::to_vec(&descriptors)?)?;
-
         fs::create_dir_all("/srv/log")?;
+        power_switch(directory)?;
         let servers = Site {
             topology: &topology,
             layout: &layout,
@@ -146,10 +148,13 @@ impl Supervisor {
             processes,
             links,
             servers,
+            machines: machines::machines(&topology)?,
+            power: Mutex::default(),
             pids: Mutex::default(),
             restart: orders.restart,
             ready_after: Duration::ZERO,
         };
+        supervisor.write_namespaces(&Power::default())?;
         let all: Vec<usize> = (0..supervisor.servers.len()).collect();
         supervisor
             .start_servers(&all, &|_, _| true, &|name| tell(&mut std::io::stdout(), &News::Server(name.to_owned())))?;
@@ -241,6 +246,12 @@ impl Supervisor {
         }
         let log = File::options().create(true).append(true).open(self.log(server))?;
         let user = server.user.map(account).transpose()?;
+        // Held until it runs: what is started while the power goes would not be seen by who cuts it.
+        let mut power = self.power();
+        if let Some(off) = self.without_power(&power, index) {
+            bail!("{}: {off} has no power; `lab power on {off}` gives it back", server.name);
+        }
+        power.resting.remove(&index);
         let pid = self.namespace(&server.place)?.enter(|| {
             let mut command = Command::new(program);
             command
@@ -248,7 +259,7 @@ impl Supervisor {
                 .current_dir("/")
                 .env_clear()
                 .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
-            command.env("LANG", "C.UTF-8").process_group(0);
+            command.env("LANG", "C.UTF-8").env(SERVER_VARIABLE, &server.name).process_group(0);
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             if let Some(user) = &user {
                 command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", &user.dir).env("USER", &user.name);
@@ -360,7 +371,11 @@ impl Supervisor {
         loop {
             std::thread::sleep(Duration::from_secs(1));
             let dead = |index: &usize| !self.servers[*index].by_command && self.running(*index).is_none();
-            for index in (0..self.servers.len()).filter(dead) {
+            let may_run = |index: &usize| {
+                let power = self.power();
+                !power.resting.contains(index) && self.without_power(&power, *index).is_none()
+            };
+            for index in (0..self.servers.len()).filter(|index| dead(index) && may_run(index)) {
                 if let Err(error) = self.launch(index) {
                     eprintln!("{error:#}");
                 }
@@ -406,21 +421,17 @@ impl Supervisor {
             Request::Snapshot { name } => Reply::Done(self.snapshot(name)?),
             Request::Restore { name } => Reply::Done(self.restore(name)?),
             Request::Link { a, b, one_way, change } => {
-                let from = self.layout.index(a)?;
-                let others: Vec<usize> = match b.as_str() {
-                    "all" => (0..self.layout.places.len()).filter(|other| *other != from).collect(),
-                    other => vec![self.layout.index(other)?],
-                };
-                for to in others {
+                for (from, to) in self.ways(a, b)? {
                     self.change_link(from, to, *one_way, *change);
                     if !one_way {
                         self.change_link(to, from, *one_way, *change);
                     }
                 }
                 let way = if *one_way { "→" } else { "↔" };
-                let other = if b == "all" { "every other place" } else { b };
-                Reply::Done(format!("{a} {way} {other}: {}", change.text(*one_way)))
+                let [a, b] = [a, b].map(|place| if place == "all" { "every other place" } else { place });
+                Reply::Done(format!("{a} {way} {b}: {}", change.text(*one_way)))
             }
+            Request::Power { what, order } => self.order(what, *order)?,
         })
     }
 
@@ -429,20 +440,21 @@ impl Supervisor {
         which.iter().try_for_each(|index| self.launch(*index))
     }
 
-    /// Everything that runs in a facility, whoever started it: as if the power had failed.
-    fn kill_all_in(&self, facility: &str) -> Result<()> {
-        ensure!(facility != OPERATOR, "the operator's place has no power switch");
-        let network = self.namespace(facility)?.identity()?;
-        loop {
-            let there: Vec<_> = process::all()?.into_iter().filter(|process| process.network == network).collect();
-            let alive: Vec<_> = there.iter().filter(|process| process.pid > 1 && process::alive(process.pid)).collect();
-            if alive.is_empty() {
-                return Ok(());
+    /// From where to where, as numbers of places; `all` is every other place.
+    fn ways(&self, a: &str, b: &str) -> Result<Vec<(usize, usize)>> {
+        let places = 0..self.layout.places.len();
+        Ok(match (a, b) {
+            ("all", "all") => bail!("name one of the two places"),
+            ("all", b) => {
+                let to = self.layout.index(b)?;
+                places.filter(|from| *from != to).map(|from| (from, to)).collect()
             }
-            for process in alive {
-                process::kill(process.pid)?;
+            (a, "all") => {
+                let from = self.layout.index(a)?;
+                places.filter(|to| *to != from).map(|to| (from, to)).collect()
             }
-        }
+            (a, b) => vec![(self.layout.index(a)?, self.layout.index(b)?)],
+        })
     }
 
     fn change_link(&self, from: usize, to: usize, one_way: bool, change: LinkChange) {
@@ -479,6 +491,8 @@ impl Supervisor {
         Status {
             servers: servers.collect(),
             links,
+            off: self.switched_off(),
+            isolated: self.isolated(),
             ready_after_s: self.ready_after.as_secs_f64(),
             memory_mib: process::memory_kib() / 1024,
         }

@@ -89,6 +89,8 @@ pub enum TargetKind {
     Job,
     /// What runs on a host under one name, as the host's own commands stop and start it.
     Unit,
+    /// What cuts a machine or a facility off, or its addresses.
+    Fence,
 }
 
 impl TargetKind {
@@ -102,6 +104,7 @@ impl TargetKind {
             Self::Pooler => "pooler",
             Self::Job => "job",
             Self::Unit => "unit",
+            Self::Fence => "fence",
         }
     }
 }
@@ -146,6 +149,21 @@ impl TargetId {
     /// What runs on `host` under this name.
     pub fn unit(host: &HostName, name: &str) -> Self {
         Self::make(TargetKind::Unit, Some(host.as_str()), name)
+    }
+
+    /// What cuts off the facility of this name.
+    pub fn facility_fence(facility: &FacilityName) -> Self {
+        Self::make(TargetKind::Fence, Some("facility"), facility.as_str())
+    }
+
+    /// What cuts off the machine of this name.
+    pub fn host_fence(host: &HostName) -> Self {
+        Self::make(TargetKind::Fence, Some("host"), host.as_str())
+    }
+
+    /// What takes the addresses of the facility of this name off the Internet.
+    pub fn withdrawal(facility: &FacilityName) -> Self {
+        Self::make(TargetKind::Fence, Some("addresses"), facility.as_str())
     }
 
     fn make(kind: TargetKind, scope: Option<&str>, name: &str) -> Self {

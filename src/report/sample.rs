@@ -157,6 +157,7 @@ fn policy() -> Policy {
         max_write_stall: Span::secs(2),
         dns_recovery_target: Span::secs(300),
         max_transaction_age: Span::secs(5),
+        hold_down: Span::secs(15),
         plan_expiry: Span::secs(86_400),
         parallel_switchovers: 3,
         windows: Vec::new(),

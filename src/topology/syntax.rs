@@ -65,6 +65,31 @@ maps! {
         network: Network,
         /// Its cooling units.
         cooling: Cooling,
+        /// Makes sure that nothing there takes writes any more, whatever it does: a power controller, a firewall, a router.
+        fence: Fence,
+        /// Takes the facility's addresses off the Internet when it is lost and still answers there: a delegation, a route.
+        withdraw: Withdraw,
+    }
+    /// How a machine or a facility is cut off by something that stands outside of it. Run where handover runs; no shell reads it.
+    Fence {
+        /// Cuts it off; may be said again.
+        #[schemars(required)]
+        command: Items<String>,
+        /// Exit status 0 once it is cut off, 1 while it is not.
+        #[schemars(required)]
+        check: Items<String>,
+        /// True if it stays cut off when its power comes back.
+        #[schemars(extend("default" = false))]
+        survives_power_on: bool,
+    }
+    /// How addresses are withdrawn. Run where handover runs; no shell reads it.
+    Withdraw {
+        /// Withdraws them; may be said again.
+        #[schemars(required)]
+        command: Items<String>,
+        /// Exit status 0 once they are withdrawn, 1 while they are not.
+        #[schemars(required)]
+        check: Items<String>,
     }
     /// A place on earth.
     Location {
@@ -340,6 +365,8 @@ maps! {
         port: u16,
         /// Commands by name, each a list of arguments; which ones there are is the providers' matter.
         commands: Section<Items<String>>,
+        /// Makes sure that nothing on this machine takes writes any more; goes before the fence of its facility.
+        fence: Fence,
     }
     /// A cron job or queue worker.
     Job {
@@ -383,6 +410,9 @@ maps! {
         /// A live TTL above it is called out in every plan.
         #[schemars(extend("default" = "5m"))]
         dns_recovery_target: Span,
+        /// How long something must have been silent before it counts as dead; what was watched already counts.
+        #[schemars(extend("default" = "15s"))]
+        hold_down: Span,
         /// How long a saved plan may be applied.
         #[schemars(extend("default" = "1d"))]
         plan_expiry: Span,
@@ -393,6 +423,8 @@ maps! {
         windows: Items<Window>,
         /// Times during which no planned work may run.
         freezes: Items<Freeze>,
+        /// Services that can be done without when capacity is short after a loss, the first one first.
+        shed: Items<String>,
     }
     /// The way of shares from one facility to the others.
     Shift {

@@ -5,6 +5,7 @@
 
 mod edge_and_dns;
 mod intents;
+mod lost;
 mod members;
 mod powered;
 mod preflight;

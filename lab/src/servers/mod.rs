@@ -22,7 +22,9 @@ use handover::model::{DatabaseName, FacilityName, PrimaryPlace, Setting, Setting
 use handover::topology::Topology;
 use nix::unistd::User;
 
+use crate::directory::Directory;
 use crate::layout::Layout;
+use crate::namespace::PROGRAM;
 use crate::process::Processes;
 
 /// The lab's private directory as its servers see it.
@@ -96,6 +98,15 @@ pub enum Ready {
     },
     /// A command in the server's place ends with status 0.
     Command(Vec<String>),
+}
+
+/// The variable that tells which server a process was started for, by its name.
+pub const SERVER_VARIABLE: &str = "LAB_SERVER";
+
+/// Writes `/srv/power`, the operator's power controller: it speaks to the lab's supervisor, over no network.
+pub fn power_switch(directory: &Directory) -> Result<()> {
+    let script = format!("#!/bin/sh\nexec {PROGRAM} power --directory {} \"$@\"\n", directory.path().display());
+    write(Path::new("/srv/power"), &script, None, 0o755)
 }
 
 /// What the generators work from.

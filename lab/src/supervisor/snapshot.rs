@@ -101,6 +101,7 @@ impl Supervisor {
         let snapshot = Snapshot::named(&self.directory, name)?;
         let manifest = snapshot.read()?;
         process::kill_all()?;
+        self.power_as_at_the_beginning()?;
         snapshot.load(&self.processes)?;
         let loaded = began.elapsed();
         self.start_as(&manifest)?;

@@ -220,21 +220,19 @@ impl World {
             }
             _ => {}
         }
-        match verb {
-            "prepare_promotion" | "make_slots" => {
-                for name in named("followers") {
-                    if !facts.slots.iter().any(|slot| slot.name == name) {
-                        facts.slots.push(slot(&name));
-                    }
+        if matches!(verb, "prepare_promotion" | "make_slots" | "finish_promotion") {
+            for name in named("followers") {
+                if !facts.slots.iter().any(|slot| slot.name == name) {
+                    facts.slots.push(slot(&name));
                 }
             }
-            "unprepare_promotion" | "unmake_slots" | "finish_demotion" | "finish_promotion" => {
-                let of = if verb.starts_with("finish") { "stale" } else { "followers" };
-                let gone: Vec<String> = named(of).into_iter().filter(|name| !named("kept").contains(name)).collect();
-                facts.slots.retain(|slot| !gone.contains(&slot.name));
-            }
-            _ => {}
         }
+        let gone = match verb {
+            "unprepare_promotion" | "unmake_slots" => named("followers"),
+            "finish_demotion" | "finish_promotion" => named("stale"),
+            _ => Vec::new(),
+        };
+        facts.slots.retain(|slot| !gone.contains(&slot.name) || named("kept").contains(&slot.name));
         self.confirm(id);
         if let Some(address) = follows {
             self.each_member(id, |_, facts| facts.replicas.retain(|replica| replica.name != id.name()));

@@ -87,7 +87,8 @@ pub(super) fn resolve<'a>(
         this.judged(words::name(name), *place);
     }
     let facilities = this.facilities(&file.facilities, start);
-    this.hosts = this.hosts(&file.hosts);
+    let (hosts, host_fences) = this.hosts(&file.hosts);
+    this.hosts = hosts;
     let zones = this.zones(&file.zones);
     let services = this.services(&file.services, &zones);
     let proxies = this.proxies(&file.proxies);
@@ -105,6 +106,7 @@ pub(super) fn resolve<'a>(
         services,
         databases,
         poolers,
+        host_fences,
         hosts: this.hosts,
         jobs,
         units: BTreeMap::new(),

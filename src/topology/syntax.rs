@@ -1,9 +1,12 @@
 //! The file as it is written: one struct for each map of the language, one field for each key. Nothing is judged here but the form
 //! of single values; `docs/topology.md` is the reference.
 
+mod values;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::Error;
+
+pub(super) use self::values::{Day, DayOfWeek, Moment, TimeOfDay, Transport};
 
 use super::field::{Field, Items, Raw, Section};
 use super::schema::NAME;
@@ -45,6 +48,8 @@ maps! {
         hosts: Section<Host>,
         /// Cron jobs and queue workers by name: stopped before a switchover, started after it.
         jobs: Section<Job>,
+        /// Hosts elsewhere that are asked what they reach when something is silent, by name.
+        vantages: Section<Vantage>,
         /// What was decided once and for all.
         policy: Policy,
         /// Where runs are started and what they need there: none of it may live in a facility that is drained.
@@ -368,6 +373,22 @@ maps! {
         /// Makes sure that nothing on this machine takes writes any more; goes before the fence of its facility.
         fence: Fence,
     }
+    /// A host elsewhere that says which addresses it reaches.
+    Vantage {
+        /// The facility where it stands: best one that it does not watch, and not the one that handover runs in.
+        #[schemars(required)]
+        facility: String,
+        /// How it is asked: `ssh`.
+        #[schemars(required)]
+        transport: Transport,
+        /// Its name or address as given to `ssh`.
+        #[schemars(required)]
+        address: String,
+        /// The login name; without it, that of the client's configuration.
+        user: String,
+        /// The TCP port; without it, that of the client's configuration.
+        port: u16,
+    }
     /// A cron job or queue worker.
     Job {
         /// The facility where it runs.
@@ -503,69 +524,5 @@ maps! {
     Embedded {
         /// The directory where it lies; without it, the one of the XDG base directory specification.
         directory: String,
-    }
-}
-
-/// How commands get to a host.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Transport {
-    /// On the operator's machine.
-    Local,
-    /// By the operator's OpenSSH client.
-    #[default]
-    Ssh,
-}
-
-/// A day of the week by its first three letters.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum DayOfWeek {
-    Mon,
-    Tue,
-    Wed,
-    Thu,
-    Fri,
-    Sat,
-    Sun,
-}
-
-/// A date such as `2026-10-04`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Day(pub(super) jiff::civil::Date);
-
-impl<'de> Deserialize<'de> for Day {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        // A date alone: jiff would also take one with a time behind it.
-        let date = (text.len() == 10).then(|| text.parse().ok()).flatten();
-        date.map(Self).ok_or_else(|| Error::custom(format_args!("`{text}` is no date such as `2026-10-04`")))
-    }
-}
-
-/// A moment such as `2026-12-20T00:00-07:00`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Moment(pub(super) jiff::Timestamp);
-
-impl<'de> Deserialize<'de> for Moment {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(|_| {
-            Error::custom(format_args!("`{text}` is no date and time with offset such as `2026-12-20T00:00-07:00`"))
-        })
-    }
-}
-
-/// A time of the day such as `02:00`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TimeOfDay(pub(super) jiff::civil::Time);
-
-impl<'de> Deserialize<'de> for TimeOfDay {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        let parts = text.split_once(':').filter(|(hour, minute)| hour.len() == 2 && minute.len() == 2);
-        let time = parts
-            .and_then(|(hour, minute)| jiff::civil::Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok());
-        time.map(Self).ok_or_else(|| Error::custom(format_args!("`{text}` is no time of day such as `02:00`")))
     }
 }

@@ -10,6 +10,7 @@ use super::args::{self, Format};
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, print, stderr_style};
 use super::detach;
+use super::emergency;
 use super::exit::Exit;
 use super::go_on;
 use super::guard::GuardProcess;
@@ -52,11 +53,19 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         Ok(overrides) => saved.plan.intent.overrides.extend(overrides),
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     }
+    match super::intent::accepted(&args.accept_loss, &context.topology) {
+        Ok(accepted) => saved.plan.intent.accept_loss.extend(accepted),
+        Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
+    }
     if let Some(why) = unusable(&saved.plan, &context.topology, context.engine.now()) {
         return Ok(voice.refuse(&why));
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
-    match unlock::at_work(&*context.store).await? {
+    let mut at_work = unlock::at_work(&*context.store).await?;
+    if let (AtWork::Somebody(lock), true) = (&at_work, saved.plan.is_urgent()) {
+        at_work = emergency::preempt(context, lock).await?;
+    }
+    match at_work {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
         at_work => {
             if let Some(run) = go_on::unsettled(context).await? {
@@ -80,6 +89,9 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         if !confirmed("Apply this plan?")? {
             return Ok(Exit::Refused);
         }
+    }
+    if let Err(why) = emergency::accepted(&saved.plan)? {
+        return Ok(voice.refuse(&why));
     }
     let live = context.engine.observe().await;
     let stale = plan::stale(&saved.plan, &live);
@@ -132,6 +144,9 @@ fn unusable(plan: &Plan, topology: &Topology, now: Timestamp) -> Option<String> 
     }
     if now >= plan.expires {
         return Some(format!("the plan expired at {}: make a new one", plan.expires));
+    }
+    if plan.is_urgent() {
+        return None;
     }
     let answer = window::answer(&topology.policy, &plan.intent.overrides, now, plan.needs());
     let pass =

@@ -174,8 +174,22 @@ pub struct Plan {
     /// Give services (all, without a name) the TTLs of the topology again
     #[arg(long, value_name = "SERVICE", num_args = 0..)]
     pub raise_ttl: Option<Vec<String>>,
-    /// Pass a gate whatever it says: windows, freezes, operator, capacity, switchable, synthetic or soak (may be given several times).
-    /// The plan and the run's journal keep who passed it and why
+    /// Go on without a facility, or a single target, that is lost: everything at once, no windows (may be given several times)
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["drain", "restore", "primary", "share", "lower_ttl", "raise_ttl"])]
+    pub lost: Vec<String>,
+    /// How many bytes of log a database may lose with its lost primary, or `unknown`; a plan that would lose more is not applied (may
+    /// be given several times)
+    #[arg(long, value_name = "DB=BYTES", requires = "lost")]
+    pub accept_loss: Vec<String>,
+    /// Your word that what is lost takes no writes, and will take none when it returns, where no `fence` command proves it; the plan
+    /// keeps who gave it and why
+    #[arg(long, requires_all = ["lost", "reason"])]
+    pub attest_fenced: bool,
+    /// Who takes over a database whose replicas have different histories (may be given several times)
+    #[arg(long, value_name = "DB=MEMBER", requires = "lost")]
+    pub survivor: Vec<String>,
+    /// Pass a gate whatever it says: windows, freezes, operator, capacity, switchable, synthetic, soak or published (may be given
+    /// several times). The plan and the run's journal keep who passed it and why
     #[arg(long = "override", value_name = "GATE", requires = "reason")]
     pub overrides: Vec<String>,
     /// Why; kept with the holds that these flags leave, and with what they override
@@ -402,6 +416,9 @@ pub struct Apply {
     /// Why gates are passed
     #[arg(long, value_name = "TEXT", requires = "overrides")]
     pub reason: Option<String>,
+    /// How many bytes of log a database may lose with its lost primary, or `unknown` (may be given several times)
+    #[arg(long, value_name = "DB=BYTES")]
+    pub accept_loss: Vec<String>,
     /// How the run is told
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,

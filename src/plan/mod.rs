@@ -28,10 +28,10 @@ pub mod weights;
 pub mod window;
 
 pub use desired::{Desired, Refusal, possible, scopes};
-pub use document::{DocumentError, Plan, PrimaryMove, TopologyRef};
-pub use intent::{Depth, HoldKind, Intent, LetGo, Shares};
+pub use document::{DocumentError, FailoverMove, Plan, PrimaryMove, TopologyRef};
+pub use intent::{Depth, HoldKind, Intent, LetGo, LostThing, Shares};
 pub use live::backend_of;
-pub use make::{Planned, drift, make};
+pub use make::{Planned, drift, make, make_knowing};
 pub use order::{Ordered, order};
 pub use overrides::{GateName, Override, Overrides};
 pub use stale::{Stale, stale};

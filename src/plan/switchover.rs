@@ -100,7 +100,7 @@ fn args(pairs: &[(&str, Vec<String>)]) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What only the member's provider knows how to do, and what takes it back.
-fn native(
+pub(super) fn native(
     database: &Database,
     stage: usize,
     target: &TargetId,

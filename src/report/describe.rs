@@ -159,6 +159,8 @@ fn gate_details(gate: &Gate) -> Vec<Text> {
                 .into(),
             ]
         }
+        Gate::Lost { fenced_by_command: false, .. } => vec!["it must be dead: nothing cuts it off".into()],
+        Gate::Lost { fenced_by_command: true, .. } => Vec::new(),
         Gate::Off { targets } => vec![format!("{} must be silent", kinds(targets.iter())).into()],
         Gate::Synthetic { services, addresses } => {
             vec![format!("{} at {}", list(services), list(addresses)).into()]

@@ -140,8 +140,11 @@ fn files(data: &Path) -> Result<String> {
         let ordinary = name.starts_with("pg_") || name.starts_with("postmaster.") || name.ends_with(".log");
         // What PostgreSQL makes and removes by itself, and the note that stays.
         // A promotion that is asked for twice may leave its request behind; PostgreSQL removes it at its next start.
-        let temporary =
-            name == NOTE || name == "promote" || name.starts_with("current_logfiles") || name.ends_with(".tmp") || name.ends_with(".old");
+        let temporary = name == NOTE
+            || name == "promote"
+            || name.starts_with("current_logfiles")
+            || name.ends_with(".tmp")
+            || name.ends_with(".old");
         if !ordinary && !temporary {
             names.push(name);
         }

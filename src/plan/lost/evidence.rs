@@ -27,6 +27,18 @@ pub struct Lost {
 }
 
 impl Lost {
+    /// True if nothing is lost.
+    pub fn is_empty(&self) -> bool {
+        self.facilities.is_empty() && self.targets.is_empty()
+    }
+
+    /// What operators call it, one name each.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let targets: BTreeSet<&str> = self.targets.iter().map(TargetId::name).collect();
+        let targets: Vec<String> = targets.into_iter().map(str::to_owned).collect();
+        self.facilities.iter().map(ToString::to_string).chain(targets)
+    }
+
     /// True if this target is among what is lost.
     pub fn contains(&self, target: &Target) -> bool {
         self.facilities.contains(&target.facility) || self.targets.contains(&target.id)

@@ -13,11 +13,10 @@ pub(super) fn running(target: &Target, output: &Output) -> Result<bool, Unreacha
     match output.status {
         0 => Ok(true),
         1 => Ok(false),
-        _ => Err(failed(target, Verb::Check, output)
-            .advice(match target.kind {
-                TargetKind::Fence => "`check` must end with status 0 once it is cut off and with 1 while it is not",
-                _ => "`check` must end with status 0 while the job runs and with 1 while it does not",
-            })),
+        _ => Err(failed(target, Verb::Check, output).advice(match target.kind {
+            TargetKind::Fence => "`check` must end with status 0 once it is cut off and with 1 while it is not",
+            _ => "`check` must end with status 0 while the job runs and with 1 while it does not",
+        })),
     }
 }
 

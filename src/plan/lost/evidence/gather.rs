@@ -59,8 +59,10 @@ pub fn gather(
 /// What we have asked ourselves. A vantage that answers out of what is lost shows that it is not.
 fn own(topology: &Topology, lost: &Lost, live: &Live, before: &Before) -> Own {
     let mut own = Own::default();
-    let lost_vantages = topology.vantages.values().filter(|target| lost.contains(target));
-    for target in topology.targets().chain(lost_vantages) {
+    let answers = |target: &&std::sync::Arc<Target>| live.get(&target.id).is_some_and(|seen| seen.known().is_some());
+    let lost_vantages = topology.vantages.values().filter(|target| lost.contains(target)).filter(answers);
+    own.answers.extend(lost_vantages.map(|target| target.id.clone()));
+    for target in topology.targets() {
         let Some(observed) = live.get(&target.id) else { continue };
         let id = target.id.clone();
         if !lost.contains(target) {

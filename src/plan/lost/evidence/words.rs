@@ -10,9 +10,7 @@ use crate::model::{FacilityName, Span, TargetId, text};
 impl fmt::Display for Lost {
     /// `west`, or `west-ns1 and west-pg1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facilities = self.facilities.iter().map(ToString::to_string);
-        let targets: BTreeSet<&str> = self.targets.iter().map(TargetId::name).collect();
-        f.write_str(&text::list(facilities.chain(targets.into_iter().map(str::to_owned))))
+        f.write_str(&text::list(self.names()))
     }
 }
 

@@ -3,7 +3,6 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::Error;
 
 use super::field::{Field, Items, Raw, Section};
 use super::schema::NAME;
@@ -19,8 +18,10 @@ macro_rules! maps {
 }
 
 mod policy;
+mod values;
 
-pub(super) use policy::*;
+pub(super) use self::policy::*;
+pub(super) use self::values::{Day, DayOfWeek, Moment, TimeOfDay, Transport};
 
 // What stands here as documentation is what editors show: `schema` makes the JSON Schema of it.
 maps! {
@@ -49,6 +50,8 @@ maps! {
         hosts: Section<Host>,
         /// Cron jobs and queue workers by name: stopped before a switchover, started after it.
         jobs: Section<Job>,
+        /// Hosts elsewhere that are asked what they reach when something is silent, by name.
+        vantages: Section<Vantage>,
         /// What was decided once and for all.
         policy: Policy,
         /// Where runs are started and what they need there: none of it may live in a facility that is drained.
@@ -372,6 +375,22 @@ maps! {
         /// Makes sure that nothing on this machine takes writes any more; goes before the fence of its facility.
         fence: Fence,
     }
+    /// A host elsewhere that says which addresses it reaches.
+    Vantage {
+        /// The facility where it stands: best one that it does not watch, and not the one that handover runs in.
+        #[schemars(required)]
+        facility: String,
+        /// How it is asked: `ssh`.
+        #[schemars(required)]
+        transport: Transport,
+        /// Its name or address as given to `ssh`.
+        #[schemars(required)]
+        address: String,
+        /// The login name; without it, that of the client's configuration.
+        user: String,
+        /// The TCP port; without it, that of the client's configuration.
+        port: u16,
+    }
     /// A cron job or queue worker.
     Job {
         /// The facility where it runs.
@@ -390,29 +409,5 @@ maps! {
         start: Raw,
         /// How one finds out whether it runs.
         check: Raw,
-    }
-}
-
-/// How commands get to a host.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Transport {
-    /// On the operator's machine.
-    Local,
-    /// By the operator's OpenSSH client.
-    #[default]
-    Ssh,
-}
-
-/// A date such as `2026-10-04`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Day(pub(super) jiff::civil::Date);
-
-impl<'de> Deserialize<'de> for Day {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        // A date alone: jiff would also take one with a time behind it.
-        let date = (text.len() == 10).then(|| text.parse().ok()).flatten();
-        date.map(Self).ok_or_else(|| Error::custom(format_args!("`{text}` is no date such as `2026-10-04`")))
     }
 }

@@ -7,3 +7,6 @@ pub mod known;
 pub mod loss;
 pub(super) mod owed;
 pub(super) mod parting;
+mod reach;
+
+pub use reach::vantages;

@@ -102,7 +102,7 @@ impl Run {
     /// Whether what is said to be lost is. What this gate has watched since it was first found silent counts.
     async fn lost(&self, lost: &Lost, fenced_by_command: bool, silent_since: &mut Option<Instant>) -> Verdict {
         let began = Instant::now();
-        let live = self.engine.observe().await;
+        let live = self.engine.observe_from_elsewhere_too().await;
         let topology = &self.engine.topology;
         let targets = || topology.targets().filter(|target| lost.contains(target));
         if targets().any(|target| live::facts(&live, &target.id).is_ok()) {

@@ -57,7 +57,7 @@ soak: root packages
 torture: root packages
 	@mkdir -p $(dir $(properties))
 	@$(part) 'Build' $(CARGO) build --locked --workspace
-	@SIMULATED_CASES=$(or $(SIMULATED_CASES),100000) SIMULATED_REPORT=$(abspath $(properties)) \
+	@SIMULATED_CASES=$(or $(SIMULATED_CASES),100000) SIMULATED_SEED=$(or $(SIMULATED_SEED),$(shell date +%s)) SIMULATED_REPORT=$(abspath $(properties)) \
 		$(part) 'Simulated targets' $(CARGO) test --locked --release --test simulated
 	@$(built)/lab torture --simulated $(properties)
 

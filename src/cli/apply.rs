@@ -10,6 +10,7 @@ use super::args::{self, Format};
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, print, stderr_style};
 use super::detach;
+use super::emergency;
 use super::exit::Exit;
 use super::go_on;
 use super::guard::GuardProcess;
@@ -33,33 +34,51 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
     if args.detached.is_some() {
         detach::leave();
     }
-    let Some(plan) = &args.plan else { return go_on::resume(args, voice).await };
-    let saved = match show::read(plan, voice) {
-        Ok(saved) => saved,
-        Err(exit) => return Ok(exit),
+    let saved = match &args.plan {
+        Some(plan) => match show::read(plan, voice) {
+            Ok(saved) => Some(saved),
+            Err(exit) => return Ok(exit),
+        },
+        None if args.loss.lost.is_empty() => return go_on::resume(args, voice).await,
+        None => None,
     };
     let context = match Context::open(&args.common, voice)? {
         Ok(context) => context,
         Err(exit) => return Ok(exit),
     };
-    let exit = apply(&args, &context, saved, voice).await;
+    let exit = match saved {
+        Some(saved) => apply(&args, &context, saved, voice).await,
+        None => emergency::plan_and_apply(&args, &context, voice).await,
+    };
     context.close().await;
     exit
 }
 
-async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
+/// Checks, asks and carries out.
+///
+/// # Errors
+/// If the store fails before anything was done.
+pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
     match super::intent::overrides(&args.overrides, args.reason.as_deref()) {
         Ok(overrides) => saved.plan.intent.overrides.extend(overrides),
+        Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
+    }
+    match super::intent::accepted(&args.loss.accept_loss, &context.topology) {
+        Ok(accepted) => saved.plan.intent.accept_loss.extend(accepted),
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     }
     if let Some(why) = unusable(&saved.plan, &context.topology, context.engine.now()) {
         return Ok(voice.refuse(&why));
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
+    let urgent = saved.plan.is_urgent();
+    if urgent {
+        emergency::clear_the_way(args, context).await?;
+    }
     match unlock::at_work(&*context.store).await? {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
         at_work => {
-            if let Some(run) = go_on::unsettled(context).await? {
+            if let Some(run) = go_on::unsettled(context).await?.filter(|_| !urgent) {
                 return Ok(voice.refuse(&go_on::settle_first(&run)));
             }
             if let AtWork::Dead(lock) = at_work {
@@ -80,6 +99,9 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         if !confirmed("Apply this plan?")? {
             return Ok(Exit::Refused);
         }
+    }
+    if let Err(why) = emergency::accepted(&saved.plan)? {
+        return Ok(voice.refuse(&why));
     }
     let live = context.engine.observe().await;
     let stale = plan::stale(&saved.plan, &live);
@@ -132,6 +154,9 @@ fn unusable(plan: &Plan, topology: &Topology, now: Timestamp) -> Option<String> 
     }
     if now >= plan.expires {
         return Some(format!("the plan expired at {}: make a new one", plan.expires));
+    }
+    if plan.is_urgent() {
+        return None;
     }
     let answer = window::answer(&topology.policy, &plan.intent.overrides, now, plan.needs());
     let pass =

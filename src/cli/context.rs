@@ -63,6 +63,7 @@ pub fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Regi
         .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secrets(), transport())))
         .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secrets(), transport())))
         .with("command", Arc::new(provider::command::CommandJobs::new(transport())))
+        .with("vantage", Arc::new(provider::vantage::Vantage::new(transport())))
 }
 
 /// A topology file as it was read.

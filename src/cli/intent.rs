@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::args;
 use crate::model::text::list;
-use crate::model::{Database, FacilityName, Percent, PrimaryPlace, ServiceName, Span};
+use crate::model::{Database, DatabaseName, FacilityName, Percent, PrimaryPlace, ServiceName, Span, TargetKind};
+use crate::plan::lost::evidence::{Attestation, Lost};
+use crate::plan::lost::loss::Loss;
 use crate::plan::{Depth, GateName, Intent, Override, Overrides, Shares};
 use crate::topology::Topology;
 
@@ -38,10 +40,14 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
         share: reader.each("--share", &args.share, Reader::share),
         lower_ttl: reader.services(args.lower_ttl.as_deref()),
         raise_ttl: reader.services(args.raise_ttl.as_deref()),
-        overrides: reader.all(overrides(&args.overrides, args.reason.as_deref())),
         reason: args.reason.clone(),
         review_by: args.review_by.as_deref().and_then(|text| reader.keep(moment(text, now))),
+        ..reader.loss(&args.loss, &args.overrides, args.reason.as_deref())
     };
+    let planned = [&args.drain, &args.restore, &args.primary, &args.share].into_iter().any(|flags| !flags.is_empty());
+    if !intent.lost.is_empty() && (planned || args.lower_ttl.is_some() || args.raise_ttl.is_some()) {
+        reader.wrong.push("--lost stands alone: planned work waits until the loss is dealt with".to_owned());
+    }
     if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
 }
 
@@ -72,6 +78,33 @@ pub(super) fn overrides(gates: &[String], reason: Option<&str>) -> Result<Overri
     }
 }
 
+/// The intent of the flags of `handover apply --lost`.
+///
+/// # Errors
+/// Everything that is wrong with them, one sentence each.
+pub(super) fn emergency(args: &args::Apply, topology: &Topology) -> Result<Intent, Vec<String>> {
+    let mut reader = Reader { topology, wrong: Vec::new() };
+    let intent = reader.loss(&args.loss, &args.overrides, args.reason.as_deref());
+    if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
+}
+
+/// The losses that are accepted.
+///
+/// # Errors
+/// Everything that is wrong with them, one sentence each.
+pub(super) fn accepted(texts: &[String], topology: &Topology) -> Result<BTreeMap<DatabaseName, u64>, Vec<String>> {
+    let mut reader = Reader { topology, wrong: Vec::new() };
+    let accepted = reader.each("--accept-loss", texts, Reader::accepted);
+    if reader.wrong.is_empty() { Ok(accepted) } else { Err(reader.wrong) }
+}
+
+/// Who gives a word for what nothing proves.
+fn attestation(reason: Option<&str>) -> Attestation {
+    let operator = super::process::holder().name;
+    let by = operator.split(' ').next().unwrap_or(&operator).to_owned();
+    Attestation { by, reason: reason.unwrap_or_default().to_owned() }
+}
+
 struct Reader<'a> {
     topology: &'a Topology,
     wrong: Vec<String>,
@@ -89,6 +122,66 @@ impl Reader<'_> {
     fn facilities(&mut self, names: &[String]) -> BTreeSet<FacilityName> {
         let topology = self.topology;
         names.iter().filter_map(|name| self.keep(known(name, "facility", topology.facilities.keys()))).collect()
+    }
+
+    /// What is lost, and what an operator says of it.
+    fn loss(&mut self, args: &args::Loss, gates: &[String], reason: Option<&str>) -> Intent {
+        Intent {
+            lost: self.lost(&args.lost),
+            attested: args.attest_fenced.then(|| attestation(reason)),
+            accept_loss: self.each("--accept-loss", &args.accept_loss, Reader::accepted),
+            survivor: self.each("--survivor", &args.survivor, Reader::survivor),
+            overrides: self.all(overrides(gates, reason)),
+            reason: reason.map(str::to_owned),
+            ..Intent::default()
+        }
+    }
+
+    /// Facilities and targets, by the names that operators use.
+    fn lost(&mut self, names: &[String]) -> Lost {
+        let mut lost = Lost::default();
+        let topology = self.topology;
+        for name in names {
+            if let Some(facility) = topology.facilities.keys().find(|facility| facility.as_str() == name) {
+                lost.facilities.insert(facility.clone());
+                continue;
+            }
+            // Application servers are not lost one by one: the proxies know who serves.
+            let targets = || topology.targets().filter(|target| target.kind != TargetKind::Server);
+            let named: Vec<_> =
+                targets().filter(|it| it.name() == name || it.id.as_str() == name).map(|it| it.id.clone()).collect();
+            if named.is_empty() {
+                let known = topology.facilities.keys().map(FacilityName::as_str).chain(targets().map(|it| it.name()));
+                let known: BTreeSet<&str> = known.collect();
+                self.wrong.push(unknown(name, TOPOLOGY, "facility or target", known.iter().copied()));
+            }
+            lost.targets.extend(named);
+        }
+        lost
+    }
+
+    fn accepted(topology: &Topology, name: &str, text: &str) -> Result<(DatabaseName, u64), String> {
+        let name = known(name, "database", topology.databases.keys())?;
+        if text == "unknown" {
+            return Ok((name, Loss::UNKNOWN));
+        }
+        let digits: String = text.chars().filter(|c| *c != '_').collect();
+        let bytes = digits.parse().map_err(|_| {
+            format!(
+                "--accept-loss {name}={text}: write a number of bytes, such as --accept-loss {name}=65536, or `unknown`"
+            )
+        })?;
+        Ok((name, bytes))
+    }
+
+    fn survivor(topology: &Topology, name: &str, text: &str) -> Result<(DatabaseName, String), String> {
+        let name = known(name, "database", topology.databases.keys())?;
+        let members = topology.databases.get(&name).map(|database| database.members.keys().map(String::as_str));
+        let members: Vec<&str> = members.into_iter().flatten().collect();
+        if members.contains(&text) {
+            return Ok((name, text.to_owned()));
+        }
+        Err(unknown(text, TOPOLOGY, &format!("member of {name}"), members.into_iter()))
     }
 
     /// The named services; all where the flag stands alone.

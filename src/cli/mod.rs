@@ -6,6 +6,7 @@ pub mod args;
 mod conduct;
 mod context;
 mod detach;
+mod emergency;
 mod exit;
 mod files;
 mod go_on;

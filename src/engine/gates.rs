@@ -14,6 +14,8 @@ use crate::model::{
     Settings, Target, TargetId, TargetKind,
 };
 use crate::plan::gate::{self, Limits, Samples, Verdict};
+use crate::plan::lost::decide;
+use crate::plan::lost::evidence::{self, Lost};
 use crate::plan::{self, Gate, GateName, Step, live, preflight};
 
 /// The servers that are watched, by proxy and backend.
@@ -30,10 +32,16 @@ impl Run {
     pub(super) async fn gate(self: &Arc<Self>, step: &Step, gate: &Gate) -> Result<String, Trouble> {
         let deadline = Instant::now() + step.deadline.0;
         let passed = gate.name().and_then(|name| self.plan.intent.overrides.get(&name));
+        let mut silent_since = None;
         let verdict = match gate {
             Gate::Soak { .. } => self.soak(step, gate, deadline).await?,
             _ => loop {
-                let verdict = self.measure(gate).await;
+                let verdict = match gate {
+                    Gate::Lost { lost, fenced_by_command } => {
+                        self.lost(lost, *fenced_by_command, &mut silent_since).await
+                    }
+                    _ => self.measure(gate).await,
+                };
                 if !matches!(verdict, Verdict::Hold(_)) || passed.is_some() || Instant::now() + INTERVAL >= deadline {
                     break verdict;
                 }
@@ -87,8 +95,28 @@ impl Run {
             },
             Gate::Off { targets } => gate::judge_off(targets, &self.engine.observe_only(targets).await),
             Gate::Synthetic { services, addresses } => self.synthetic(services, addresses).await,
-            Gate::Soak { .. } => Verdict::Hold("a soak is watched, not asked".to_owned()),
+            Gate::Soak { .. } | Gate::Lost { .. } => Verdict::Hold("it is watched, not asked".to_owned()),
         }
+    }
+
+    /// Whether what is said to be lost is. What this gate has watched since it was first found silent counts.
+    async fn lost(&self, lost: &Lost, fenced_by_command: bool, silent_since: &mut Option<Instant>) -> Verdict {
+        let began = Instant::now();
+        let live = self.engine.observe_from_elsewhere_too().await;
+        let topology = &self.engine.topology;
+        let targets = || topology.targets().filter(|target| lost.contains(target));
+        if targets().any(|target| live::facts(&live, &target.id).is_ok()) {
+            *silent_since = None;
+        }
+        let watched = silent_since.get_or_insert(began).elapsed();
+        let mut before = self.engine.known().before;
+        for target in targets() {
+            let silent = before.silent.entry(target.id.clone()).or_default();
+            *silent = watched.max(*silent);
+        }
+        let attested = self.plan.intent.attested.clone();
+        let verdict = evidence::judge(&evidence::gather(topology, lost, &live, &before, attested));
+        decide::judge_gate(&verdict, fenced_by_command)
     }
 
     /// A request of each service through each address.

@@ -22,7 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::model::{Target, TargetId};
+use crate::plan::lost::known::Known;
 use crate::plan::{Plan, Refusal, Undo, Work};
 use crate::provider::{Clock, Registry};
 use crate::topology::Topology;
@@ -50,14 +53,25 @@ pub struct Engine {
     timeout: Duration,
     open: usize,
     guard: Option<Arc<dyn Guard>>,
+    known: Arc<(Instant, Known)>,
 }
 
 impl Engine {
     /// An engine for one topology. `timeout` bounds every question asked of a target (2 s by default on the command line).
     pub fn new(topology: Arc<Topology>, registry: Registry, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let units = topology.units.values().map(|unit| &unit.target);
-        let targets = topology.targets().chain(units).map(|target| (target.id.clone(), Arc::clone(target))).collect();
-        Self { topology, targets: Arc::new(targets), registry, clock, timeout, open: OPEN, guard: None }
+        let targets = topology.targets().chain(units).chain(topology.fences()).chain(topology.vantages.values());
+        let targets = targets.map(|target| (target.id.clone(), Arc::clone(target))).collect();
+        Self {
+            topology,
+            targets: Arc::new(targets),
+            registry,
+            clock,
+            timeout,
+            open: OPEN,
+            guard: None,
+            known: Arc::new((Instant::now(), Known::default())),
+        }
     }
 
     /// The same on a machine that allows only so many open sockets.
@@ -70,6 +84,18 @@ impl Engine {
     #[must_use]
     pub fn guarded(self, guard: Arc<dyn Guard>) -> Self {
         Self { guard: Some(guard), ..self }
+    }
+
+    /// The same with what is known from before.
+    #[must_use]
+    pub fn knowing(self, known: Known) -> Self {
+        Self { known: Arc::new((Instant::now(), known)), ..self }
+    }
+
+    /// What is known from before, as of now.
+    pub fn known(&self) -> Known {
+        let (since, known) = &*self.known;
+        known.later(since.elapsed())
     }
 
     /// The topology.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Engine, WORKING};
 use crate::model::{Condition, Facts, Live, Observed, Scope, Target, TargetId, Unreachable};
+use crate::plan::lost::evidence::Lost;
 use crate::plan::{self, Assumption};
 
 /// A target that has said nothing for so long is waited for, which is no work: it does not keep the next one from being asked. So the
@@ -24,6 +25,12 @@ impl Engine {
     /// Observes the whole topology: all targets in parallel, one deadline each.
     pub async fn observe(&self) -> Live {
         self.observe_some(plan::scopes(&self.topology).into_values()).await
+    }
+
+    /// Observes the whole topology, and asks the hosts elsewhere what they reach of it.
+    pub async fn observe_from_elsewhere_too(&self) -> Live {
+        let vantages = plan::lost::vantages(&self.topology, &Lost::default());
+        self.observe_some(plan::scopes(&self.topology).into_values().chain(vantages.into_values())).await
     }
 
     /// Observes these targets of the topology.

@@ -253,17 +253,12 @@ impl Run {
             if trouble.is_none() && self.stopping() && !waiting.is_empty() {
                 trouble = Some(Trouble::Stopped);
             }
-            if trouble.is_some() {
+            if trouble.as_ref().is_some_and(|trouble| self.halts(trouble)) {
                 self.halt.send_replace(true);
             }
-            let may_start = |unit: &Unit| match &trouble {
-                None => true,
-                // Without the lock nothing more may be done.
-                Some(Trouble::Store(_)) => false,
-                Some(_) => self.completes(unit),
-            };
-            let (ready, later): (Vec<Unit>, Vec<Unit>) =
-                waiting.into_iter().partition(|unit| unit.needs.is_subset(&done) && may_start(unit));
+            let (ready, later): (Vec<Unit>, Vec<Unit>) = waiting
+                .into_iter()
+                .partition(|unit| unit.needs.is_subset(&done) && self.may_start(trouble.as_ref(), unit));
             waiting = later;
             for unit in ready {
                 if trouble.is_none()
@@ -272,7 +267,7 @@ impl Run {
                     self.halt.send_replace(true);
                     trouble = Some(closed);
                 }
-                if trouble.is_some() && !self.completes(&unit) {
+                if !self.may_start(trouble.as_ref(), &unit) {
                     waiting.push(unit);
                     continue;
                 }
@@ -299,9 +294,29 @@ impl Run {
         }
     }
 
+    /// Whether a trouble ends everything that need not be completed. Where something is lost, one thing that cannot be done stops nothing
+    /// else.
+    fn halts(&self, trouble: &Trouble) -> bool {
+        let only_one = matches!(trouble, Trouble::Held(..) | Trouble::Failed(..) | Trouble::Stuck(..));
+        !(self.plan.is_urgent() && only_one)
+    }
+
+    /// Whether steps may begin.
+    fn may_start(&self, trouble: Option<&Trouble>, unit: &Unit) -> bool {
+        match trouble {
+            None => true,
+            // Without the lock nothing more may be done.
+            Some(Trouble::Store(_)) => false,
+            Some(trouble) => self.completes(unit) || !self.halts(trouble),
+        }
+    }
+
     /// Why a stage that would begin with these steps must not, if so: windows and freezes leave no time for it and its undo. What
     /// completes a switchover is never held back, and a stage that has begun goes on.
     fn closed(&self, unit: &Unit, begun: &mut BTreeSet<usize>) -> Option<Trouble> {
+        if self.plan.is_urgent() {
+            return None;
+        }
         let first = unit.steps.first().filter(|step| !begun.contains(&step.stage) && !self.completes(unit))?;
         if let Some(needs) = self.plan.stage_needs(first.stage) {
             let policy = &self.engine.topology.policy;

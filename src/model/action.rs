@@ -160,6 +160,12 @@ pub enum Action {
         /// Whom it follows.
         primary: Peer,
     },
+    /// Member: become a replica of a primary whose history it does not share, or after an end that was not clean. What only it has is
+    /// kept aside first; nothing takes this back.
+    Rebuild {
+        /// Whom it follows.
+        primary: Peer,
+    },
     /// Job: stop it and wait until it has ended.
     Stop,
     /// Job: start it.
@@ -194,6 +200,7 @@ impl Action {
             Self::CatchUp { .. } => "catch_up",
             Self::Promote { .. } => "promote",
             Self::Rejoin { .. } => "rejoin",
+            Self::Rebuild { .. } => "rebuild",
             Self::Stop => "stop",
             Self::Start => "start",
             Self::Native { verb, .. } => verb,
@@ -330,4 +337,6 @@ pub enum Scope {
     PoolerDatabases(BTreeSet<ForeignName>),
     /// Job: whether it runs.
     Job,
+    /// Vantage: which of these addresses (`host:port`) it reaches.
+    Reach(BTreeSet<String>),
 }

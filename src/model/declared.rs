@@ -44,6 +44,19 @@ pub struct Facility {
     pub uplinks: Vec<Uplink>,
     /// Its cooling.
     pub cooling: Option<Cooling>,
+    /// How it is cut off as a whole.
+    pub fence: Option<Fence>,
+    /// How its addresses are taken off the Internet.
+    pub withdraw: Option<Arc<Target>>,
+}
+
+/// How a machine or a facility is cut off by something outside of it, whatever it does itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fence {
+    /// How that is done: its settings are the commands `stop` and `check`, run where `handover` runs.
+    pub target: Arc<Target>,
+    /// True if it stays cut off when its power comes back.
+    pub survives_power_on: bool,
 }
 
 /// Where a facility stands.
@@ -395,6 +408,8 @@ pub struct Policy {
     pub dns_recovery_target: Span,
     /// How long a transaction may be open on an old primary before a switchover is refused.
     pub max_transaction_age: Span,
+    /// How long something must have been silent, for us and for everybody else, before it counts as dead.
+    pub hold_down: Span,
     /// How long a saved plan may be applied.
     pub plan_expiry: Span,
     /// Databases that may be switched over at the same time; the others wait their turn.
@@ -403,6 +418,8 @@ pub struct Policy {
     pub windows: Vec<Window>,
     /// When no planned work may run.
     pub freezes: Vec<Freeze>,
+    /// Services that can be done without when capacity is short after a loss, the first one first.
+    pub shed: Vec<ServiceName>,
 }
 
 /// A time during which no planned work may run, whatever the windows say.

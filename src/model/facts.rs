@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::member::{
-    ClientFacts, MemberCapabilities, MemberFacts, ReplicaFacts, Role, SlotFacts, SwitchoverStyle, TransactionFacts,
+    ClientFacts, Diverged, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
+    SwitchoverStyle, TransactionFacts,
 };
 use super::epoch::Epoch;
 use super::name::{ForeignName, TargetId};
@@ -99,6 +100,8 @@ pub enum Facts {
     Pooler(PoolerFacts),
     /// About a job.
     Job(JobFacts),
+    /// What a host elsewhere reaches.
+    Vantage(VantageFacts),
 }
 
 macro_rules! narrow {
@@ -122,6 +125,7 @@ narrow! {
     member Member MemberFacts;
     pooler Pooler PoolerFacts;
     job Job JobFacts;
+    vantage Vantage VantageFacts;
 }
 
 /// The type of an address record.
@@ -377,6 +381,13 @@ pub struct ServerFacts {
 pub struct JobFacts {
     /// True while it runs.
     pub running: bool,
+}
+
+/// What a host elsewhere reaches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VantageFacts {
+    /// By address, as it was asked for: whether a TCP connection was made.
+    pub reached: BTreeMap<String, bool>,
 }
 
 /// Everything that was observed in one go.

@@ -89,6 +89,10 @@ pub enum TargetKind {
     Job,
     /// What runs on a host under one name, as the host's own commands stop and start it.
     Unit,
+    /// What cuts a machine or a facility off, or its addresses.
+    Fence,
+    /// A host elsewhere that says which addresses it reaches.
+    Vantage,
 }
 
 impl TargetKind {
@@ -102,6 +106,8 @@ impl TargetKind {
             Self::Pooler => "pooler",
             Self::Job => "job",
             Self::Unit => "unit",
+            Self::Vantage => "vantage",
+            Self::Fence => "fence",
         }
     }
 }
@@ -148,6 +154,26 @@ impl TargetId {
         Self::make(TargetKind::Unit, Some(host.as_str()), name)
     }
 
+    /// What cuts off the facility of this name.
+    pub fn facility_fence(facility: &FacilityName) -> Self {
+        Self::make(TargetKind::Fence, Some("facility"), facility.as_str())
+    }
+
+    /// What cuts off the machine of this name.
+    pub fn host_fence(host: &HostName) -> Self {
+        Self::make(TargetKind::Fence, Some("host"), host.as_str())
+    }
+
+    /// What takes the addresses of the facility of this name off the Internet.
+    pub fn withdrawal(facility: &FacilityName) -> Self {
+        Self::make(TargetKind::Fence, Some("addresses"), facility.as_str())
+    }
+
+    /// The host elsewhere of this name, which says which addresses it reaches.
+    pub fn vantage(name: &str) -> Self {
+        Self::make(TargetKind::Vantage, None, name)
+    }
+
     fn make(kind: TargetKind, scope: Option<&str>, name: &str) -> Self {
         let word = kind.word();
         Self(match scope {
@@ -167,6 +193,8 @@ impl TargetId {
             TargetKind::Pooler,
             TargetKind::Job,
             TargetKind::Unit,
+            TargetKind::Vantage,
+            TargetKind::Fence,
         ];
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let named = |part: &&str| !part.is_empty() && part.chars().all(plain);

@@ -11,6 +11,7 @@ pub use self::shares::movements;
 use super::desired::{Desired, OutBecause, Refusal};
 use super::followers;
 use super::live;
+use super::lost::failover::Failover;
 use super::weights::Participant;
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
@@ -128,6 +129,8 @@ pub struct Changes {
     pub primaries: Vec<PrimaryChange>,
     /// Of jobs.
     pub jobs: Vec<JobChange>,
+    /// Databases whose primary is lost.
+    pub failovers: Vec<Failover>,
     /// Of poolers.
     pub routes: Vec<RouteChange>,
     /// Of replication.
@@ -145,6 +148,7 @@ impl Changes {
             && self.shares.is_empty()
             && self.saves.is_empty()
             && self.primaries.is_empty()
+            && self.failovers.is_empty()
             && self.jobs.is_empty()
             && self.routes.is_empty()
             && self.follows.is_empty()
@@ -186,6 +190,14 @@ impl Changes {
         for change in &self.primaries {
             lines.push(format!(
                 "primary of {} is {}, should be {}",
+                change.database,
+                change.from.member.name(),
+                change.to.member.name()
+            ));
+        }
+        for change in &self.failovers {
+            lines.push(format!(
+                "primary of {} is lost ({}), should be {}",
                 change.database,
                 change.from.member.name(),
                 change.to.member.name()
@@ -263,18 +275,31 @@ impl Diff<'_> {
     }
 
     fn unreachable(&mut self) {
+        let dead = self.dead();
         for target in self.topology.targets() {
             let Err(why) = live::facts(self.live, &target.id) else { continue };
-            let spared = match (target.kind, self.desired.out.get(&target.facility)) {
-                // Capacity counts only servers that are healthy.
-                (TargetKind::Server, _) => true,
-                // It may run, and write to a database that moves.
-                (TargetKind::Job, out) => !matches!(out, None | Some(OutBecause::Flag)),
-                // What is out, or on its way out, may be dead: that may be why. Switchovers have their own preflight.
-                (_, out) => out.is_some(),
-            };
-            if spared {
+            let lost = self.desired.lost.contains(target);
+            let spared = lost
+                || match (target.kind, self.desired.out.get(&target.facility)) {
+                    // Capacity counts only servers that are healthy.
+                    (TargetKind::Server, _) => true,
+                    // It may run, and write to a database that moves.
+                    (TargetKind::Job, out) => !matches!(out, None | Some(OutBecause::Flag)),
+                    // What is out, or on its way out, may be dead: that may be why. Switchovers have their own preflight.
+                    (_, out) => out.is_some(),
+                };
+            if lost {
+                // A hold says what is owed there.
+            } else if spared {
                 self.changes.silent.push(format!("{} does not answer and is left alone: {why}", target.id));
+            } else if let Some(count) = dead.get(&target.facility) {
+                self.refusals.push(Refusal::new(
+                    format!("nothing in {} answers: none of {count} targets", target.facility),
+                    format!(
+                        "planned work needs every target to answer: repair it; if {f} is lost, `handover plan --lost {f}` goes on without it",
+                        f = target.facility
+                    ),
+                ));
             } else {
                 self.refusals.push(Refusal::new(
                     format!("no answer from {}: {why}", target.id),
@@ -284,6 +309,19 @@ impl Diff<'_> {
         }
     }
 
+    /// Facilities of which nothing answers, and how many targets they have: at least so many that it is no accident.
+    fn dead(&self) -> BTreeMap<FacilityName, usize> {
+        const SOME: usize = 3;
+        let mut counts: BTreeMap<&FacilityName, (usize, bool)> = BTreeMap::new();
+        for target in self.topology.targets() {
+            let (count, answers) = counts.entry(&target.facility).or_default();
+            *count += 1;
+            *answers |= live::facts(self.live, &target.id).is_ok();
+        }
+        let dead = counts.into_iter().filter(|(_, (count, answers))| *count >= SOME && !answers);
+        dead.map(|(facility, (count, _))| (facility.clone(), count)).collect()
+    }
+
     fn databases(&mut self) {
         for database in self.topology.databases.values() {
             let name = &database.name;
@@ -291,7 +329,7 @@ impl Diff<'_> {
             let found = live::primaries(database, self.live);
             let primary = match found.as_slice() {
                 [one] => (*one).clone(),
-                [] if !answered => continue,
+                [] if !answered || database.members.values().any(|m| self.desired.lost.contains(&m.target)) => continue,
                 [] => {
                     self.refuse(
                         format!("no member of {name} is primary"),

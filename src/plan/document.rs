@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::intent::{HoldKind, Intent};
+use super::lost::failover::{Failover, FenceBy};
+use super::lost::loss::Loss;
 use super::step::{Assumption, Stage, Step, StepId, Undo, Work, longest_chain};
 use crate::model::{DatabaseName, Span, TargetId};
 
@@ -47,6 +49,30 @@ pub struct PrimaryMove {
     pub max_stall: Span,
 }
 
+/// A database whose primary is lost and replaced: what may be lost with it, to be accepted before the plan is applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverMove {
+    /// The database.
+    pub database: DatabaseName,
+    /// The primary that is lost.
+    pub from: TargetId,
+    /// Who takes over.
+    pub to: TargetId,
+    /// What may be lost.
+    pub loss: Loss,
+    /// How the old primary is kept from taking writes.
+    pub fence: FenceBy,
+}
+
+impl FailoverMove {
+    /// What a plan says of a failover.
+    pub(super) fn of(failover: &Failover) -> Self {
+        let Failover { database, from, to, loss, fence, .. } = failover;
+        let (from, to) = (from.member.clone(), to.member.clone());
+        Self { database: database.clone(), from, to, loss: loss.clone(), fence: fence.clone() }
+    }
+}
+
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -70,6 +96,9 @@ pub struct Plan {
     /// Databases whose primaries move.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub primaries: Vec<PrimaryMove>,
+    /// Databases whose primaries are lost and replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failovers: Vec<FailoverMove>,
     /// Holds that it makes with its first record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<HoldKind>,
@@ -169,6 +198,11 @@ impl Plan {
     /// A step by its identity.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == *id)
+    }
+
+    /// True if it goes on without something that is lost: no window, no approval, and one failure stops nothing else.
+    pub fn is_urgent(&self) -> bool {
+        !self.intent.lost.is_empty() || !self.failovers.is_empty()
     }
 
     /// How long it takes until it has changed everything that it changes: waiting for resolvers at its end is no work.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::diff::shares_text;
+use super::lost::evidence::{Attestation, Lost};
 use super::overrides::Overrides;
 use crate::model::{
     DatabaseName, FacilityName, Percent, PrimaryPlace, ServiceName, Span, TargetId,
@@ -42,6 +43,18 @@ pub struct Intent {
     /// Services whose TTLs shall be again what the file says.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub raise_ttl: BTreeSet<ServiceName>,
+    /// What is lost: nothing is expected of it any more.
+    #[serde(default, skip_serializing_if = "Lost::is_empty")]
+    pub lost: Lost,
+    /// An operator's word that what is lost takes no writes, and will take none when it returns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<Attestation>,
+    /// How many bytes of log each database may lose; a plan that would lose more is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub accept_loss: BTreeMap<DatabaseName, u64>,
+    /// The member of each database that takes over where several could and none is ahead of all others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub survivor: BTreeMap<DatabaseName, String>,
     /// Gates that are passed whatever they say.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub overrides: Overrides,
@@ -79,8 +92,9 @@ const LONGEST: usize = 120;
 impl Intent {
     /// True if nothing is overridden: what the topology says.
     pub fn is_bare(&self) -> bool {
-        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, .. } = self;
-        drain.is_empty()
+        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, .. } = self;
+        lost.is_empty()
+            && drain.is_empty()
             && restore.is_empty()
             && primary.is_empty()
             && share.is_empty()
@@ -91,7 +105,8 @@ impl Intent {
 
     /// In the operator's words: `drain west`, `restore west with its primaries`, `what the topology says`.
     pub fn title(&self) -> String {
-        let mut parts: Vec<String> = self.power_on.iter().map(|facility| format!("power on {facility}")).collect();
+        let mut parts: Vec<String> = self.lost.names().map(|name| format!("go on without {name}")).collect();
+        parts.extend(self.power_on.iter().map(|facility| format!("power on {facility}")));
         let deep = if self.depth == Depth::Power { " until its power may go" } else { "" };
         parts.extend(self.drain.iter().map(|facility| format!("drain {facility}{deep}")));
         let back = if self.failback { " with its primaries" } else { "" };
@@ -118,7 +133,8 @@ impl Intent {
         fn words<T: std::fmt::Display>(word: &str, names: impl IntoIterator<Item = T>) -> Vec<String> {
             names.into_iter().map(|name| format!("{word}-{name}")).collect()
         }
-        let mut parts = words("power-on", &self.power_on);
+        let mut parts = words("lost", self.lost.names());
+        parts.extend(words("power-on", &self.power_on));
         parts.extend(words("drain", &self.drain));
         parts.extend(words("restore", &self.restore));
         parts.extend(words("primary", self.primary.keys()));
@@ -145,6 +161,26 @@ pub struct LetGo {
     pub primary: String,
     /// The names that commits waited for before.
     pub synchronous: String,
+}
+
+/// Something that is lost.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "name", rename_all = "snake_case")]
+pub enum LostThing {
+    /// A facility with everything in it.
+    Facility(FacilityName),
+    /// One target.
+    Target(TargetId),
+}
+
+impl LostThing {
+    /// What operators call it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Facility(facility) => facility.as_str(),
+            Self::Target(target) => target.name(),
+        }
+    }
 }
 
 /// What stays as an operator left it until somebody releases it.
@@ -193,6 +229,13 @@ pub enum HoldKind {
         /// What was changed at the primaries that stay, to be put back.
         let_go: BTreeMap<DatabaseName, LetGo>,
     },
+    /// This is lost: it stays out, and what could not be done there is owed.
+    Lost {
+        /// The facility or target.
+        what: LostThing,
+        /// The targets at which work is owed.
+        owed: BTreeSet<TargetId>,
+    },
     /// Resolvers may still remember what they learnt while the TTL was so long: a plan that lowered it has not waited to its end.
     OldTtl {
         /// The service.
@@ -212,6 +255,7 @@ impl HoldKind {
             Self::Share { service, share } => format!("the share of {service} stays {}", shares_text(share)),
             Self::Ttl { service, ttl } => format!("the TTL of {service} stays {ttl}"),
             Self::PoweredOff { facility, .. } => format!("the servers of {facility} stay stopped"),
+            Self::Lost { what, .. } => format!("{} is lost and stays out", what.name()),
             Self::OldTtl { service, ttl } => {
                 format!("resolvers may remember addresses of {service} for {ttl}, its TTL before it was lowered")
             }
@@ -228,8 +272,8 @@ impl HoldKind {
             Self::Placed { database, .. } => format!("handover plan --primary {database}=file"),
             Self::Share { service, .. } => format!("handover plan --share {service}=file"),
             Self::Ttl { service, .. } => format!("handover plan --raise-ttl {service}"),
-            // Every plan that is not a restore waits for it.
-            Self::OldTtl { .. } => "handover plan".to_owned(),
+            // Every plan that is not a restore waits for it; once what was lost answers, it begins with what is owed there.
+            Self::OldTtl { .. } | Self::Lost { .. } => "handover plan".to_owned(),
         }
     }
 
@@ -245,6 +289,8 @@ impl HoldKind {
             Self::Share { service, share } => format!("share/{service}/{}", shares_text(share)),
             Self::Ttl { service, ttl } => format!("ttl/{service}/{ttl}"),
             Self::PoweredOff { facility, .. } => format!("power/{facility}"),
+            Self::Lost { what: LostThing::Facility(facility), .. } => format!("lost/facility/{facility}"),
+            Self::Lost { what: LostThing::Target(target), .. } => format!("lost/{target}"),
             Self::OldTtl { service, ttl } => format!("old-ttl/{service}/{ttl}"),
         }
     }

@@ -10,12 +10,15 @@ use super::diff::{Changes, diff, shares_text};
 use super::document::{FORMAT, Plan, TopologyRef};
 use super::followers::Followers;
 use super::intent::{HoldKind, Intent};
+use super::lost::decide::decide;
+use super::lost::known::Known;
+use super::lost::owed;
 use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
 use super::weights::weights;
 use super::{GateName, gate, live, power, ttl, window};
-use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Saved, ServiceName, Span};
+use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Role, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
 /// What planning found.
@@ -31,14 +34,35 @@ pub enum Planned {
 
 /// Makes a plan. The same input gives the same steps in the same order.
 pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Live, now: Timestamp) -> Planned {
+    make_knowing(topology, intent, holds, live, &Known::default(), now)
+}
+
+/// The same with what is known from before: where something is lost, that is all that is known of it.
+pub fn make_knowing(
+    topology: &Topology,
+    intent: &Intent,
+    holds: &[HoldKind],
+    live: &Live,
+    known: &Known,
+    now: Timestamp,
+) -> Planned {
     let powered_on = powered_on_first(intent, power::off(intent, holds));
     let intent = powered_on.as_ref().unwrap_or(intent);
     let mut desired = match desired(topology, intent, holds, live) {
         Ok(desired) => desired,
         Err(refusals) => return Planned::Refused(refusals),
     };
-    let (changes, mut refusals) = diff(topology, &desired, live);
+    let (mut changes, mut refusals) = diff(topology, &desired, live);
     let mut notes = desired.notes.clone();
+    let urgent = desired.urgent();
+    if urgent {
+        // What is wrong elsewhere is no reason to leave users with what is lost.
+        notes.extend(refusals.drain(..).map(|it| format!("left as it is: {} ({})", it.what, it.advice)));
+    }
+    let decided = decide(topology, intent, &mut desired, &mut changes, live, known);
+    notes.extend(decided.notes);
+    notes.extend(owed::settle(topology, holds, &mut desired, &changes, live));
+    refusals.extend(decided.refusals);
     notes.extend(changes.silent.iter().cloned());
     notes.extend(unsaved_notes(topology, live));
     notes.extend(power::closed_notes(topology, live));
@@ -63,6 +87,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
             if let gate::Verdict::Hold(why) = verdict {
                 let what = format!("too little would remain: {why}");
                 match intent.overrides.get(&GateName::Capacity) {
+                    _ if urgent => notes.push(shortage(topology, &what)),
                     Some(passed) => notes.push(format!("{what} ({passed})")),
                     None => refusals.push(Refusal::new(
                         what,
@@ -88,7 +113,10 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         return Planned::Nothing(notes);
     }
     notes.extend(power::notes(topology, &desired, &changes, live));
-    desired.remember(ttl::remembered(topology, &changes));
+    if !urgent {
+        // An urgent plan waits for no resolver.
+        desired.remember(ttl::remembered(topology, &changes));
+    }
     notes.extend(ttl::notes(topology, intent, &desired, &changes));
     persistence_notes(topology, &changes, live, &mut notes);
     notes.extend(share_notes(topology, &desired, &changes));
@@ -104,6 +132,7 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
         notes,
         expected: longest_chain(&ordered.steps, |_| true),
         primaries: ordered.primaries,
+        failovers: ordered.failovers,
         holds: desired.holds,
         releases: desired.releases,
         facts: facts(topology, changes, live),
@@ -114,6 +143,19 @@ pub fn make(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &Liv
     plan.notes.sort();
     plan.notes.dedup();
     Planned::Plan(Box::new(plan))
+}
+
+/// Too little is left after a loss: what could be done without is offered, and nothing is refused.
+fn shortage(topology: &Topology, what: &str) -> String {
+    let shed = &topology.policy.shed;
+    let offer = match shed.split_first() {
+        None => "name what can be done without as `policy.shed`".to_owned(),
+        Some((first, _)) => format!(
+            "done without, in this order: {}; start with {first} (its own servers in maintenance at the proxies)",
+            crate::model::text::list(shed)
+        ),
+    };
+    format!("{what}; {offer}")
 }
 
 /// The intent for servers that must be started before their facilities can be restored: nothing can be planned about a target that
@@ -264,6 +306,10 @@ fn facts(topology: &Topology, changes: Changes, live: &Live) -> Vec<Assumption> 
                 facts.push(Assumption::on(&pooler.target.id, routed));
             }
         }
+    }
+    for failover in &changes.failovers {
+        let role = Condition::Role { role: Role::Replica, lineage: Some(failover.lineage.clone()) };
+        facts.push(Assumption::on(&failover.to.member, role));
     }
     facts.sort_by(|a, b| a.target.cmp(&b.target));
     facts

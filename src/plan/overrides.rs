@@ -23,12 +23,22 @@ pub enum GateName {
     Synthetic,
     /// The survivors stay healthy while a stage is watched.
     Soak,
+    /// The addresses of a facility that is cut off from us, and not from its users, are withdrawn.
+    Published,
 }
 
 impl GateName {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Windows, Self::Freezes, Self::Operator, Self::Capacity, Self::Switchable, Self::Synthetic, Self::Soak];
+    pub const ALL: [Self; 8] = [
+        Self::Windows,
+        Self::Freezes,
+        Self::Operator,
+        Self::Capacity,
+        Self::Switchable,
+        Self::Synthetic,
+        Self::Soak,
+        Self::Published,
+    ];
 
     /// As on the command line.
     pub fn word(self) -> &'static str {
@@ -40,6 +50,7 @@ impl GateName {
             Self::Switchable => "switchable",
             Self::Synthetic => "synthetic",
             Self::Soak => "soak",
+            Self::Published => "published",
         }
     }
 }

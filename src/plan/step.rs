@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::intent::HoldKind;
+use super::lost::evidence::Lost;
 use super::overrides::GateName;
 use crate::model::{
     Action, BackendServers, Condition, DatabaseName, DrainThen, FacilityName, Percent, ServiceName, Span, TargetId,
@@ -155,6 +156,13 @@ pub enum Gate {
         /// The backends that are watched, at each proxy, with the servers that serve.
         watched: BTreeMap<TargetId, BackendServers>,
     },
+    /// What is said to be lost is dead, or is cut off before anything takes its place.
+    Lost {
+        /// What is said to be lost.
+        lost: Lost,
+        /// True if every old primary is cut off by a command with a check: then it need not be dead already.
+        fenced_by_command: bool,
+    },
     /// Nothing of a facility answers any more, by its own protocol: whatever its hosts say.
     Off {
         /// Every server there.
@@ -213,8 +221,8 @@ impl Gate {
             Self::Capacity { .. } => Some(GateName::Capacity),
             Self::Soak { .. } => Some(GateName::Soak),
             Self::Synthetic { .. } => Some(GateName::Synthetic),
-            // It is the proof that the power may go.
-            Self::Off { .. } => None,
+            // The one is the proof that the power may go, the other one that nobody else takes writes.
+            Self::Off { .. } | Self::Lost { .. } => None,
         }
     }
 }

@@ -100,7 +100,7 @@ fn args(pairs: &[(&str, Vec<String>)]) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What only the member's provider knows how to do, and what takes it back.
-fn native(
+pub(super) fn native(
     database: &Database,
     stage: usize,
     target: &TargetId,
@@ -135,6 +135,8 @@ pub(super) struct Follow<'a> {
     pub(super) rejoin: Vec<(&'a TargetId, &'a Peer)>,
     /// Names of all that must stream from the primary in the end.
     pub(super) replicas: BTreeSet<String>,
+    /// Names of those that follow it once they can: a slot waits for them.
+    pub(super) later: Vec<String>,
     /// Those that must stream from another replica, with it.
     pub(super) keeping: Vec<(&'a TargetId, &'a Peer)>,
     /// Names of those that have left the primary: their slots there are of no more use.
@@ -185,7 +187,7 @@ impl Follow<'_> {
                 .extend(of_sender.map(|(member, upstream)| builder.push(rejoin("below", member, upstream, &slot))));
         }
         let confirmed = database.mode == ReplicationMode::Synchronous && !self.synchronous.is_empty();
-        let followers = self.replicas.iter().cloned().collect();
+        let followers = self.replicas.iter().chain(&self.later).cloned().collect();
         let mut arguments = synchronous::awaiting(&self.synchronous);
         arguments.extend([("followers", followers), ("stale", self.left), ("synchronous", vec![self.synchronous])]);
         let mut finish = native(
@@ -447,6 +449,7 @@ impl Switchover<'_> {
                 .collect(),
             left: below.keys().map(|id| id.name().to_owned()).collect(),
             replicas: self.followers.expected().chain(direct).map(str::to_owned).collect(),
+            later: self.followers.later().map(|(id, _)| id.name().to_owned()).collect(),
             keeping: self.followers.keeping().collect(),
             stale,
             synchronous: self.names.complete.clone(),

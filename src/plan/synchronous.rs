@@ -16,6 +16,11 @@ pub fn demand(setting: &str) -> usize {
     parse(setting).map_or(0, |names| names.count)
 }
 
+/// How many names are listed; none where `*` stands for any.
+pub fn listed(setting: &str) -> Option<usize> {
+    parse(setting).filter(|names| !names.anyone()).map(|names| names.names.len())
+}
+
 /// How many of `following` (the names that they give) count.
 pub fn counting(setting: &str, following: &BTreeSet<String>) -> usize {
     let Some(names) = parse(setting) else { return 0 };

@@ -120,6 +120,10 @@ fn action_details(action: &Action) -> Vec<Text> {
                 &lineage.timeline.saturating_add(1).to_string(),
             )]
         }
+        Action::Rebuild { primary } => vec![
+            format!("becomes a replica of {} ({})", primary.member.name(), primary.address).into(),
+            "what only it has is kept beside its data directory and listed; then pg_rewind, or a new copy".into(),
+        ],
         Action::Rejoin { primary } => vec![format!("follows {} ({})", primary.member.name(), primary.address).into()],
         Action::Native { args, .. } => {
             let told = args.iter().filter(|(_, values)| values.iter().any(|value| !value.is_empty()));
@@ -164,6 +168,8 @@ fn gate_details(gate: &Gate) -> Vec<Text> {
                 .into(),
             ]
         }
+        Gate::Lost { fenced_by_command: false, .. } => vec!["it must be dead: nothing cuts it off".into()],
+        Gate::Lost { fenced_by_command: true, .. } => Vec::new(),
         Gate::Off { targets } => vec![format!("{} must be silent", kinds(targets.iter())).into()],
         Gate::Synthetic { services, addresses } => {
             vec![format!("{} at {}", list(services), list(addresses)).into()]

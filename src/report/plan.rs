@@ -180,7 +180,15 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
             .and(format!(", at most {} or it is undone", duration(moved.max_stall.0)));
         rows.push((if index == 0 { "databases" } else { "" }, text));
     }
-    if plan.primaries.is_empty() {
+    for (index, failover) in plan.failovers.iter().enumerate() {
+        let label = if index == 0 && plan.primaries.is_empty() { "databases" } else { "" };
+        let tone = if failover.loss.is_nothing() { Tone::Good } else { Tone::Bad };
+        let text = Text::of(Tone::Strong, failover.database.as_str())
+            .and(format!(": {} is lost, {} takes over; ", failover.from.name(), failover.to.name()))
+            .with(tone, failover.loss.to_string());
+        rows.push((label, text));
+    }
+    if plan.primaries.is_empty() && plan.failovers.is_empty() {
         rows.push(("databases", "no primary moves; writers notice nothing".into()));
     }
     rows.push(("touches", touches(plan).into()));

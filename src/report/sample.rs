@@ -33,6 +33,8 @@ pub fn topology() -> Topology {
         power: Power::default(),
         uplinks: Vec::new(),
         cooling: None,
+        fence: None,
+        withdraw: None,
     };
     let zone: crate::model::ZoneName = "clickbank.example".into();
     let servers = both(|facility, net| {
@@ -131,7 +133,9 @@ pub fn topology() -> Topology {
             .into(),
         poolers: poolers.into_iter().collect(),
         hosts: BTreeMap::new(),
+        host_fences: BTreeMap::new(),
         jobs: [("billing".into(), billing)].into(),
+        vantages: BTreeMap::new(),
         units: BTreeMap::new(),
         policy: policy(),
         operator: None,
@@ -157,10 +161,12 @@ fn policy() -> Policy {
         max_write_stall: Span::secs(2),
         dns_recovery_target: Span::secs(300),
         max_transaction_age: Span::secs(5),
+        hold_down: Span::secs(15),
         plan_expiry: Span::secs(86_400),
         parallel_switchovers: 3,
         windows: Vec::new(),
         freezes: Vec::new(),
+        shed: Vec::new(),
     }
 }
 
@@ -289,6 +295,8 @@ pub fn member_facts(role: Role, replicas: Vec<ReplicaFacts>) -> MemberFacts {
         replayed: Position::Lsn(1),
         replay_paused: false,
         receives_from: None,
+        receiver: None,
+        set_to_follow: None,
         replicas,
         slots: Vec::new(),
         synchronous_names: String::new(),
@@ -297,5 +305,7 @@ pub fn member_facts(role: Role, replicas: Vec<ReplicaFacts>) -> MemberFacts {
         settings: BTreeMap::new(),
         archive_backlog: 0,
         capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind: true, no_control: None },
+        history: Vec::new(),
+        diverged: None,
     }
 }

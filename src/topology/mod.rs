@@ -27,8 +27,8 @@ use self::findings::Findings;
 use self::tree::{NodeId, Tree};
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::model::{
-    Database, DatabaseName, Facility, FacilityName, Host, HostName, Job, JobName, Operator, Place, Policy, Pooler,
-    Proxy, Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
+    Database, DatabaseName, Facility, FacilityName, Fence, Host, HostName, Job, JobName, Operator, Place, Policy,
+    Pooler, Proxy, Service, ServiceName, Target, TargetId, Unit, Zone, ZoneName,
 };
 
 pub use self::schema::{ProviderSchema, schema};
@@ -57,6 +57,10 @@ pub struct Topology {
     pub hosts: BTreeMap<HostName, Arc<Host>>,
     /// The jobs.
     pub jobs: BTreeMap<JobName, Job>,
+    /// Hosts elsewhere that say which addresses they reach. They are none of [`targets`](Self::targets): nothing is ever done to them.
+    pub vantages: BTreeMap<String, Arc<Target>>,
+    /// How machines are cut off from outside, where that is declared.
+    pub host_fences: BTreeMap<HostName, Fence>,
     /// What hosts stop and start by name, by their own commands.
     pub units: BTreeMap<TargetId, Unit>,
     /// What the operators decided once and for all.
@@ -181,5 +185,14 @@ impl Topology {
         let poolers = self.poolers.values().map(|pooler| &pooler.target);
         let jobs = self.jobs.values().map(|job| &job.target);
         servers.chain(proxies).chain(apps).chain(members).chain(poolers).chain(jobs)
+    }
+
+    /// What can be done to machines and facilities from outside.
+    pub fn fences(&self) -> impl Iterator<Item = &Arc<Target>> {
+        let facilities = self.facilities.values();
+        let of_facilities =
+            facilities.flat_map(|facility| facility.fence.iter().map(|fence| &fence.target).chain(&facility.withdraw));
+        let of_hosts = self.host_fences.values().map(|fence| &fence.target);
+        of_facilities.chain(of_hosts)
     }
 }

@@ -5,8 +5,10 @@
 
 mod admit;
 mod edge_and_dns;
+mod emergency;
 mod epoch;
 mod intents;
+mod lost;
 mod members;
 mod powered;
 mod preflight;

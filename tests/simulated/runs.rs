@@ -138,7 +138,8 @@ pub async fn converges(
         if way_back && !withdrawn {
             continue;
         }
-        rehearsal.simulation.change(told_can)?;
+        // What a dead process had said may have come late and taken a slot away: then a plan leads the member.
+        let _ = rehearsal.simulation.change(told_can);
         match rehearsal.planned(intent, &holds).await {
             Planned::Nothing(_) => continue,
             Planned::Refused(refusals) if !intent.is_bare() => {

@@ -139,8 +139,12 @@ fn files(data: &Path) -> Result<String> {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let ordinary = name.starts_with("pg_") || name.starts_with("postmaster.") || name.ends_with(".log");
         // What PostgreSQL makes and removes by itself, and the note that stays.
-        let temporary =
-            name == NOTE || name.starts_with("current_logfiles") || name.ends_with(".tmp") || name.ends_with(".old");
+        // A promotion that is asked for twice may leave its request behind; PostgreSQL removes it at its next start.
+        let temporary = name == NOTE
+            || name == "promote"
+            || name.starts_with("current_logfiles")
+            || name.ends_with(".tmp")
+            || name.ends_with(".old");
         if !ordinary && !temporary {
             names.push(name);
         }

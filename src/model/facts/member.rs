@@ -50,6 +50,12 @@ pub struct MemberFacts {
     pub replay_paused: bool,
     /// On a replica: the member or `host:port` that it receives from, while it does.
     pub receives_from: Option<String>,
+    /// On a replica: what its receiver has heard, also while the stream is broken or silent, as long as there is a receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<ReceiverFacts>,
+    /// Whom it is configured to receive from, `host:port`, whether it does or not; several are separated by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_to_follow: Option<String>,
     /// Who receives from it: from a primary, or from a replica that passes the log on.
     pub replicas: Vec<ReplicaFacts>,
     /// Replication slots.
@@ -66,6 +72,66 @@ pub struct MemberFacts {
     pub archive_backlog: u64,
     /// What it can do.
     pub capabilities: MemberCapabilities,
+    /// The histories before its own, oldest first, each with where it ended; empty also where nobody may read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<(u32, Position)>,
+    /// Right after a rebuild: what it had that the primary's history has not, and where that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<Diverged>,
+}
+
+/// What a member had written or received after its history and its primary's had parted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Where they parted.
+    pub from: Position,
+    /// Log from there to the end of what was found.
+    pub bytes: u64,
+    /// Log records.
+    pub records: u64,
+    /// Transactions that were committed.
+    pub transactions: u64,
+    /// False where that part of the log could not be read: the numbers say nothing then.
+    pub listed: bool,
+    /// What they touched, `database.schema.table` where the new primary knows it, at most 40.
+    pub relations: Vec<String>,
+    /// The directory on the member's machine that holds this part of the log and the whole list of its records.
+    pub kept_in: String,
+    /// True where it holds the whole old data directory as well.
+    pub data_kept: bool,
+    /// How the member was rebuilt: `pg_rewind`, or a new copy and why.
+    pub by: String,
+}
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.listed, self.transactions) {
+            (false, _) => write!(f, "it had log of its own from {} on, which could not be read", self.from)?,
+            (true, 0) => {
+                write!(f, "it had {} bytes of log of its own from {} on, without any commit", self.bytes, self.from)?
+            }
+            (true, n) => write!(
+                f,
+                "it had {n} committed transactions of its own, {} bytes of log from {} on",
+                self.bytes, self.from
+            )?,
+        }
+        if let [first, ..] = self.relations.as_slice() {
+            let shown: Vec<&str> = self.relations.iter().take(5).map(String::as_str).collect();
+            let more = self.relations.len() - shown.len();
+            let what = if more == 0 && shown.len() == 1 { first.clone() } else { shown.join(", ") };
+            write!(f, ", touching {what}")?;
+            if more > 0 {
+                write!(f, " and {more} more")?;
+            }
+        }
+        let kept = if self.data_kept {
+            "the whole old data directory, that log and the list of its records are"
+        } else {
+            "that log and the list of its records are"
+        };
+        write!(f, "; {kept} kept in {}; rebuilt by {}", self.kept_in, self.by)
+    }
 }
 
 /// What a database member can do in a switchover.
@@ -87,6 +153,19 @@ pub enum SwitchoverStyle {
     Phased,
     /// One command that does it all.
     Atomic,
+}
+
+/// What a replica's receiver has heard of its sender. Ages are by the replica's clock alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverFacts {
+    /// `host:port` of the sender.
+    pub from: String,
+    /// How long ago the sender said anything; it says something at least every half of its `wal_sender_timeout`, and whenever it writes.
+    pub last_message: Duration,
+    /// The end of the sender's log, as it said last: no record that it had acknowledged by then lies beyond this.
+    pub told: Position,
+    /// How long ago the sender's log had grown to there. Beyond `last_message` it is the time for which the sender wrote nothing.
+    pub told_age: Duration,
 }
 
 /// A replica as its primary sees it.

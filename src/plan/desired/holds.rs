@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Desired;
-use crate::model::{DatabaseName, FacilityName, PrimaryPlace, Service, ServiceName, Span};
-use crate::plan::{HoldKind, Intent, LetGo, Shares};
+use crate::model::{DatabaseName, FacilityName, PrimaryPlace, Service, ServiceName, Span, TargetId};
+use crate::plan::lost::evidence::Lost;
+use crate::plan::{HoldKind, Intent, LetGo, LostThing, Shares};
 use crate::topology::Topology;
 
 /// The holds in force. Of several about one thing the newest counts; the store lists the oldest first.
@@ -21,6 +22,8 @@ pub(super) struct Held<'a> {
     pub(super) powered_off: BTreeMap<FacilityName, BTreeMap<DatabaseName, LetGo>>,
     /// Those that a later one has taken the place of, and those about things that are no more.
     dead: BTreeSet<&'a HoldKind>,
+    /// What is lost, and where work is owed.
+    lost: BTreeMap<&'a LostThing, &'a BTreeSet<TargetId>>,
 }
 
 impl<'a> Held<'a> {
@@ -48,6 +51,14 @@ impl<'a> Held<'a> {
                     held.powered_off.insert(facility.clone(), let_go.clone());
                     (format!("power {facility}"), topology.facilities.contains_key(facility))
                 }
+                HoldKind::Lost { what, owed } => {
+                    held.lost.insert(what, owed);
+                    let known = match what {
+                        LostThing::Facility(facility) => topology.facilities.contains_key(facility),
+                        LostThing::Target(target) => topology.targets().any(|known| known.id == *target),
+                    };
+                    (hold.subject(), known)
+                }
                 // All of them count: the longest is waited for.
                 HoldKind::OldTtl { service, .. } => (hold.subject(), topology.services.contains_key(service)),
             };
@@ -60,6 +71,18 @@ impl<'a> Held<'a> {
     /// True if this very hold is in force.
     pub(super) fn has(&self, hold: &HoldKind) -> bool {
         self.all.contains(hold) && !self.dead.contains(hold)
+    }
+
+    /// What is lost by holds, and by this flag.
+    pub(super) fn lost_beside(&self, flag: &Lost) -> Lost {
+        let mut lost = flag.clone();
+        for what in self.lost.keys() {
+            match what {
+                LostThing::Facility(facility) => _ = lost.facilities.insert(facility.clone()),
+                LostThing::Target(target) => _ = lost.targets.insert(target.clone()),
+            }
+        }
+        lost
     }
 
     /// The longest TTL that resolvers may still remember, because the plan that lowered it was cut short.
@@ -97,7 +120,9 @@ impl Desired {
 
     fn ends(&self, topology: &Topology, intent: &Intent, hold: &HoldKind) -> bool {
         match hold {
-            HoldKind::Drained { facility } => intent.restore.contains(facility),
+            HoldKind::Drained { facility } => intent.restore.contains(facility) || self.serving.contains(facility),
+            // With the work that is owed: `plan::lost::returned`.
+            HoldKind::Lost { .. } => false,
             HoldKind::Primary { database, away_from, .. } => {
                 intent.primary.contains_key(database) || (intent.failback && intent.restore.contains(away_from))
             }

@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use self::holds::Held;
 pub(in crate::plan) use self::services::short_ttl;
-use super::intent::{Depth, HoldKind, Intent, LetGo, Shares};
+use super::intent::{Depth, HoldKind, Intent, LetGo, LostThing, Shares};
 use super::live::{self, backend_of};
+use super::lost::evidence::Lost;
+use super::lost::owed;
 use super::operator;
 use crate::model::{
     DatabaseName, FacilityName, FacilityState, ForeignName, JobName, Live, RecordKey, RecordSet, RecordType, Scope,
@@ -47,6 +49,8 @@ pub enum OutBecause {
     File,
     /// It was found so, and nobody asked for its return.
     Found,
+    /// It is lost, by a flag or a hold.
+    Lost,
 }
 
 /// What should be.
@@ -56,6 +60,10 @@ pub struct Desired {
     pub serving: BTreeSet<FacilityName>,
     /// Facilities that could serve but should not, and why.
     pub out: BTreeMap<FacilityName, OutBecause>,
+    /// What is lost, by this plan or an earlier one.
+    pub lost: Lost,
+    /// What this plan's own flag says is lost.
+    pub flagged: Lost,
     /// The share of each facility by service; sums to 100 %.
     pub shares: BTreeMap<ServiceName, Shares>,
     /// The record sets by zone; `None` means absent.
@@ -162,6 +170,8 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
     let mut wanted = Desired {
         serving: BTreeSet::new(),
         out: BTreeMap::new(),
+        lost: held.lost_beside(&intent.lost),
+        flagged: intent.lost.clone(),
         shares: BTreeMap::new(),
         records: BTreeMap::new(),
         old_ttl: None,
@@ -175,6 +185,7 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
         notes: Vec::new(),
     };
     wanted.fill_facilities(topology, intent, &held, live, &mut refusals);
+    refusals.extend(owed::refusals(intent, holds));
     refusals.extend(operator::needed(topology, intent).into_iter().map(|needed| needed.refusal));
     wanted.fill_services(topology, intent, &held, &mut refusals);
     wanted.fill_databases(topology, intent, &held, live, &mut refusals);
@@ -207,6 +218,19 @@ fn state_word(state: FacilityState) -> &'static str {
 }
 
 impl Desired {
+    /// True if nothing may wait: something was just lost.
+    pub fn urgent(&self) -> bool {
+        !self.flagged.is_empty()
+    }
+
+    /// True if this plan's own flag says that this is lost.
+    pub(super) fn flagged_as(&self, what: &LostThing) -> bool {
+        match what {
+            LostThing::Facility(facility) => self.flagged.facilities.contains(facility),
+            LostThing::Target(target) => self.flagged.targets.contains(target),
+        }
+    }
+
     /// Who serves and who is out.
     fn fill_facilities(
         &mut self,
@@ -237,7 +261,9 @@ impl Desired {
                     format!("change `facilities.{name}.state` to `active`, then run plan --restore {name}"),
                 ));
             }
-            let why = if intent.drain.contains(name) {
+            let why = if self.lost.facilities.contains(name) {
+                Some(OutBecause::Lost)
+            } else if intent.drain.contains(name) {
                 Some(OutBecause::Flag)
             } else if intent.restore.contains(name) {
                 None
@@ -261,9 +287,12 @@ impl Desired {
                 None => {}
             }
         }
+        self.bring_back_if_nothing_else_is_left(topology, intent, &users);
         // Where databases are all there is, nobody serves users.
         let serves = !topology.services.is_empty();
-        if serves && (self.serving.len() as u64) < u64::from(topology.policy.min_active_facilities) {
+        if serves && !intent.lost.is_empty() && !self.serving.is_empty() {
+            // The policy is for planned work.
+        } else if serves && (self.serving.len() as u64) < u64::from(topology.policy.min_active_facilities) {
             refusals.push(Refusal::new(
                 format!(
                     "{} would serve, and the policy asks for at least {} active facilities",
@@ -279,9 +308,33 @@ impl Desired {
         }
     }
 
+    /// A facility that was drained serves again where all others are lost: it is all that there is.
+    fn bring_back_if_nothing_else_is_left(
+        &mut self,
+        topology: &Topology,
+        intent: &Intent,
+        users: &BTreeSet<FacilityName>,
+    ) {
+        if intent.lost.is_empty() || !self.serving.is_empty() || topology.services.is_empty() {
+            return;
+        }
+        let drained = |why: &OutBecause| matches!(why, OutBecause::Hold | OutBecause::Found);
+        let back: Vec<FacilityName> = self
+            .out
+            .iter()
+            .filter(|(name, why)| users.contains(*name) && drained(why))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in back {
+            self.out.remove(&name);
+            self.notes.push(format!("{name} was drained and serves again: nothing else is left"));
+            self.serving.insert(name);
+        }
+    }
+
     fn note_out(&mut self, facility: &FacilityName, why: &OutBecause) {
         match why {
-            OutBecause::Flag => {}
+            OutBecause::Flag | OutBecause::Lost => {}
             OutBecause::Hold => self.notes.push(format!(
                 "{facility} stays drained: an earlier run left a hold; `handover plan --restore {facility}` brings it back"
             )),
@@ -308,6 +361,7 @@ impl Desired {
                 "is out of service by the topology",
                 format!("change `facilities.{facility}.state` to `active`, or choose another facility"),
             ),
+            OutBecause::Lost => ("is lost", "choose another facility".to_owned()),
             OutBecause::Found => {
                 ("was found wholly drained", format!("add --restore {facility}, or choose another facility"))
             }

@@ -86,7 +86,7 @@ impl Order<'_> {
     }
 
     /// Returns the steps that use each pooler.
-    fn repair_routes(&mut self, needs: &After, done: &mut After) -> switchover::Alone {
+    pub(super) fn repair_routes(&mut self, needs: &After, done: &mut After) -> switchover::Alone {
         let mut uses = switchover::Alone::new();
         if self.changes.routes.is_empty() {
             return uses;
@@ -95,24 +95,11 @@ impl Order<'_> {
         // A reload makes true what is written for every database of a pooler: each of its routes is written before any is loaded.
         let mut written: BTreeMap<&TargetId, After> = BTreeMap::new();
         for change in &self.changes.routes {
-            let (pooler, database) = (&change.pooler, &change.database);
-            let ready = written.entry(pooler).or_insert_with(|| needs.clone());
+            let ready = written.entry(&change.pooler).or_insert_with(|| needs.clone());
             if change.written.from == change.written.to && change.loaded.from == change.loaded.to {
                 continue;
             }
-            let act = |route| Action::WriteRoute { database: database.clone(), route };
-            let is_written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
-            let write = step(
-                format!("route.write.{database}.{}", pooler.name()),
-                stage,
-                format!("{}: write {database} → {}", pooler.name(), change.written.to),
-                Work::on(pooler, act(change.written.clone())),
-            )
-            .why("It leads elsewhere than to the primary.")
-            .after(pooler, is_written(&change.written.to))
-            .undone_by(act(change.written.reversed()), is_written(&change.written.from))
-            .needs(needs);
-            ready.insert(self.builder.push(write));
+            ready.insert(self.builder.push(write(change, stage).needs(needs)));
         }
         for change in &self.changes.routes {
             let ready = written.get(&change.pooler).unwrap_or(needs);
@@ -124,7 +111,7 @@ impl Order<'_> {
         uses
     }
 
-    fn repair_replication(&mut self, needs: &After, done: &mut After) {
+    pub(super) fn repair_replication(&mut self, needs: &After, done: &mut After) {
         for change in &self.changes.follows {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
             let primary = &change.primary;
@@ -153,6 +140,7 @@ impl Order<'_> {
                 primary,
                 rejoin: change.members.iter().collect(),
                 replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
+                later: Vec::new(),
                 keeping: Vec::new(),
                 stale: change.members.keys().map(|id| (id.clone(), stale(id))).collect(),
                 left: change
@@ -182,8 +170,24 @@ impl Order<'_> {
     }
 }
 
+/// The step that writes where a pooler's clients are to be led.
+pub(super) fn write(change: &RouteChange, stage: usize) -> Step {
+    let (pooler, database) = (&change.pooler, &change.database);
+    let act = |route| Action::WriteRoute { database: database.clone(), route };
+    let is_written = |to: &String| Condition::RouteWritten { database: database.clone(), to: to.clone() };
+    step(
+        format!("route.write.{database}.{}", pooler.name()),
+        stage,
+        format!("{}: write {database} → {}", pooler.name(), change.written.to),
+        Work::on(pooler, act(change.written.clone())),
+    )
+    .why("It leads elsewhere than to the primary.")
+    .after(pooler, is_written(&change.written.to))
+    .undone_by(act(change.written.reversed()), is_written(&change.written.from))
+}
+
 /// The step by which a pooler's clients reach the primary again; those that are held back go on.
-fn load(change: &RouteChange, stage: usize, id: String) -> Step {
+pub(super) fn load(change: &RouteChange, stage: usize, id: String) -> Step {
     let (pooler, database) = (&change.pooler, &change.database);
     let name = pooler.name();
     let routed = Condition::Routed { database: database.clone(), to: change.loaded.to.clone() };

@@ -15,7 +15,7 @@ use crate::plan::step::{Gate, Step, Wait, Work};
 use crate::plan::weights::{between, weights};
 
 /// How the servers of a service are set, by name.
-type Setting = BTreeMap<ForeignName, ServerSetting>;
+pub(super) type Setting = BTreeMap<ForeignName, ServerSetting>;
 
 /// What a step does to the servers of a service at one backend. It is the same at all proxies that are set alike.
 struct Move {
@@ -54,7 +54,7 @@ impl Move {
 
 /// What a step does to one proxy.
 #[derive(Default)]
-struct ProxyMove {
+pub(super) struct ProxyMove {
     there: Backends<FromTo<ServerSetting>>,
     back: Backends<FromTo<ServerSetting>>,
     from: Backends<ServerSetting>,
@@ -70,7 +70,7 @@ impl ProxyMove {
         self.to.insert(backend.clone(), Arc::clone(to));
     }
 
-    fn step(self, proxy: &TargetId, id: String, stage: usize, title: String) -> Step {
+    pub(super) fn step(self, proxy: &TargetId, id: String, stage: usize, title: String) -> Step {
         let (before, after) = (Condition::Servers { backends: self.from }, Condition::Servers { backends: self.to });
         step(id, stage, title, Work::on(proxy, Action::SetShare { backends: self.there }))
             .before(proxy, before.clone())
@@ -167,7 +167,7 @@ impl<'a> Order<'a> {
     }
 
     /// Sets servers, for each change of a share, from what is predicted to what is wanted; nothing for proxies where nothing differs.
-    fn set_shares(&mut self, wanted: Vec<Setting>) -> BTreeMap<&'a TargetId, ProxyMove> {
+    pub(super) fn set_shares(&mut self, wanted: Vec<Setting>) -> BTreeMap<&'a TargetId, ProxyMove> {
         let mut by_proxy: BTreeMap<_, ProxyMove> = BTreeMap::new();
         for ((change, predicted), wanted) in self.changes.shares.iter().zip(&mut self.settings).zip(wanted) {
             let wanted = Arc::new(wanted);
@@ -229,7 +229,7 @@ impl<'a> Order<'a> {
     }
 
     /// The shares of each proxy at a stage, those of services that are shared alike together: `a, b → west 45%, east 55%`.
-    fn share_texts(&self, texts: &[String]) -> BTreeMap<&'a TargetId, Vec<String>> {
+    pub(super) fn share_texts(&self, texts: &[String]) -> BTreeMap<&'a TargetId, Vec<String>> {
         let mut by_proxy: BTreeMap<_, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
         for (change, text) in self.changes.shares.iter().zip(texts) {
             for (proxy, _) in &change.at {

@@ -3,6 +3,7 @@
 
 mod data;
 mod edge;
+mod lost;
 mod names;
 mod power;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use super::build::{After, Builder, step};
 use super::desired::Desired;
 use super::diff::{Changes, movements};
-use super::document::PrimaryMove;
+use super::document::{FailoverMove, PrimaryMove};
 use super::step::{Assumption, Gate, Stage, Step, Undo, Work};
 use crate::model::{
     BackendServers, Condition, FacilityName, ForeignName, FromTo, Live, RecordKey, RecordSet, ServerSetting,
@@ -35,6 +36,8 @@ pub struct Ordered {
     pub steps: Vec<Step>,
     /// Primaries that move.
     pub primaries: Vec<PrimaryMove>,
+    /// Primaries that are replaced because they are lost.
+    pub failovers: Vec<FailoverMove>,
 }
 
 /// Orders changes into steps.
@@ -50,20 +53,13 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
         builder: Builder::default(),
         settings: changes.shares.iter().map(|change| Arc::clone(&change.settings)).collect(),
     };
-    let powered = order.power_up();
-    let proven = union(&union(&order.prove(), &order.prove_power()), &powered);
-    let admitted = order.admit(&proven);
-    let published = order.records(true, &admitted);
-    let shifted = order.shift(&published);
-    let forgotten = order.records(false, &shifted);
-    let forgotten = order.old_ttl(&forgotten);
-    let switched = order.databases(&shifted);
-    let emptied = order.sessions(&union(&forgotten, &shifted));
-    let rested = order.maintenance(&emptied);
-    let saved = order.saves();
-    let verified = order.verify(&union(&union(&union(&switched, &rested), &forgotten), &saved));
-    let off = order.power_down(&union(&verified, &proven));
-    order.release(&off);
+    let done = if desired.urgent() || !changes.failovers.is_empty() {
+        let done = order.emergency();
+        order.verify(&done)
+    } else {
+        order.planned()
+    };
+    order.release(&done);
     let primaries = changes
         .primaries
         .iter()
@@ -78,7 +74,8 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
             })
         })
         .collect();
-    Ordered { stages: order.builder.stages, steps: order.builder.steps, primaries }
+    let failovers = changes.failovers.iter().map(FailoverMove::of).collect();
+    Ordered { stages: order.builder.stages, steps: order.builder.steps, primaries, failovers }
 }
 
 fn union(a: &After, b: &After) -> After {
@@ -98,6 +95,24 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
+    /// Proof first, then edge and DNS, databases, and what rests at the end; returns what the end waits for.
+    fn planned(&mut self) -> After {
+        let powered = self.power_up();
+        let proven = union(&union(&self.prove(), &self.prove_power()), &powered);
+        let admitted = self.admit(&proven);
+        let published = self.records(true, &admitted);
+        let shifted = self.shift(&published);
+        let forgotten = self.records(false, &shifted);
+        let forgotten = self.old_ttl(&forgotten);
+        let switched = self.databases(&shifted);
+        let emptied = self.sessions(&union(&forgotten, &shifted));
+        let rested = self.maintenance(&emptied);
+        let saved = self.saves();
+        let verified = self.verify(&union(&union(&union(&switched, &rested), &forgotten), &saved));
+        let off = self.power_down(&union(&verified, &proven));
+        off
+    }
+
     /// What remains for each service whose share changes: capacity against peak.
     fn capacity_lines(&self) -> Vec<String> {
         let services: BTreeSet<&ServiceName> = self.changes.shares.iter().map(|change| &change.service).collect();

@@ -43,6 +43,11 @@ fn lets_go(stage: usize, parting: &Parting<'_>, verb: &'static str, other: &'sta
         .takes(Span::millis(300), Span::secs(30))
 }
 
+/// The step by which a primary waits no longer for members, and bounds the log that it keeps for them.
+pub(super) fn release(stage: usize, parting: &Parting<'_>, title: String) -> Step {
+    lets_go(stage, parting, RELEASE, UNRELEASE, title)
+}
+
 fn runs(stage: usize, unit: &TargetId, run: bool) -> Step {
     let (word, action, back, deadline) = if run {
         ("start", Action::Start, Action::Stop, STARTING)
@@ -100,7 +105,7 @@ impl Order<'_> {
                     false => format!("commits do not wait for {members}, "),
                 };
                 let title = format!("{}: {waits}the log kept for {members} is bounded", parting.primary.member.name());
-                let release = lets_go(stage, parting, RELEASE, UNRELEASE, title)
+                let release = release(stage, parting, title)
                     .why("A commit that waits for a member without power never returns, and its slot would fill the disk.")
                     .needs(&needs);
                 done.insert(self.builder.push(release));

@@ -1,7 +1,7 @@
 //! Exit statuses to facts and outcomes.
 
 use super::settings::Verb;
-use crate::model::{Target, Unreachable};
+use crate::model::{Target, TargetKind, Unreachable};
 use crate::provider::Outcome;
 use crate::transport::Output;
 
@@ -13,8 +13,10 @@ pub(super) fn running(target: &Target, output: &Output) -> Result<bool, Unreacha
     match output.status {
         0 => Ok(true),
         1 => Ok(false),
-        _ => Err(failed(target, Verb::Check, output)
-            .advice("`check` must end with status 0 while the job runs and with 1 while it does not")),
+        _ => Err(failed(target, Verb::Check, output).advice(match target.kind {
+            TargetKind::Fence => "`check` must end with status 0 once it is cut off and with 1 while it is not",
+            _ => "`check` must end with status 0 while the job runs and with 1 while it does not",
+        })),
     }
 }
 
@@ -25,7 +27,10 @@ pub(super) fn outcome(target: &Target, verb: Verb, output: &Output) -> Outcome {
         126 | 127 => Outcome::NotApplied(
             failed(target, verb, output).advice("check that the program exists on the host and may be run there"),
         ),
-        _ => Outcome::Unknown(failed(target, verb, output).advice("look at the job on its host")),
+        _ => Outcome::Unknown(failed(target, verb, output).advice(match target.kind {
+            TargetKind::Fence => "run it by hand, and look at what it controls",
+            _ => "look at the job on its host",
+        })),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use self::settings::Verb;
 use crate::journal::Permit;
-use crate::model::{Action, Condition, Facts, JobFacts, Observed, Scope, Target, Unreachable};
+use crate::model::{Action, Condition, Facts, JobFacts, Observed, Scope, Target, TargetKind, Unreachable};
 use crate::provider::{Outcome, Provider, poll};
 use crate::transport::{Transport, TransportError};
 
@@ -38,7 +38,11 @@ impl CommandJobs {
 
     async fn read(&self, target: &Target, deadline: Instant) -> Result<Facts, Unreachable> {
         match client::run(&self.transport, target, Verb::Check, deadline).await {
-            Ok(output) => Ok(Facts::Job(JobFacts { running: convert::running(target, &output)? })),
+            // A fence's check succeeds once nothing runs any more.
+            Ok(output) => {
+                let running = convert::running(target, &output)? != (target.kind == TargetKind::Fence);
+                Ok(Facts::Job(JobFacts { running }))
+            }
             Err(TransportError::NotRun(why) | TransportError::Unknown(why)) => Err(why),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::convert;
+use super::files::marks_and_control_data;
 use crate::model::{Host, Lineage, Target, TransportKind, Unreachable};
 use crate::transport::{Command, Transport, TransportError};
 
@@ -38,5 +38,39 @@ pub async fn at_rest(target: &Target, transport: &Transport, deadline: Instant) 
         return Err(Unreachable::new(output.stderr.trim(), tried)
             .advice("run this where its data are, as their owner or as root"));
     }
-    convert::at_rest(&output.stdout).map_err(|why| Unreachable::new(why, tried))
+    read(&output.stdout).map_err(|why| Unreachable::new(why, tried))
+}
+
+/// Reads what the script prints.
+fn read(output: &str) -> Result<AtRest, String> {
+    let (marks, control) = marks_and_control_data(output);
+    match marks.get("signal") {
+        Some(&"yes") => return Ok(AtRest::Replica),
+        Some(_) => {}
+        None => return Err("`signal` is missing".to_owned()),
+    }
+    let datum = |label| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));
+    let number = |label| datum(label)?.parse::<u32>().map_err(|_| format!("`{label}` is no number"));
+    // Right after a promotion the last checkpoint is still one of the timeline before; recovery must reach the new one.
+    let timeline = number("Latest checkpoint's TimeLineID")?.max(number("Min recovery ending loc's timeline")?);
+    Ok(AtRest::Primary(Lineage { system: datum("Database system identifier")?.to_owned(), timeline }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_after_a_promotion_the_new_timeline_counts() {
+        let said = |checkpoint: u32, recovery: u32| {
+            read(&format!(
+                "signal=no\nDatabase system identifier:           73\nLatest checkpoint's TimeLineID:       {checkpoint}\n\
+                 Min recovery ending loc's timeline:   {recovery}\n"
+            ))
+        };
+        let primary = |timeline| Ok(AtRest::Primary(Lineage { system: "73".to_owned(), timeline }));
+        assert_eq!((said(3, 0), said(3, 4)), (primary(3), primary(4)));
+        assert_eq!(read("signal=yes\n"), Ok(AtRest::Replica));
+        assert!(read("signal=no\n").is_err() && read("").is_err());
+    }
 }

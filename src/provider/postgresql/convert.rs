@@ -1,14 +1,13 @@
 //! Between PostgreSQL's words and the model's: pure.
 
-use super::at_rest::AtRest;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::model::{
-    ClientFacts, Lineage, MemberCapabilities, MemberFacts, Peer, Position, ReplicaFacts, Role, SlotFacts,
-    SwitchoverStyle, TransactionFacts,
+    ClientFacts, Lineage, MemberCapabilities, MemberFacts, Peer, Position, ReceiverFacts, ReplicaFacts, Role,
+    SlotFacts, SwitchoverStyle, TransactionFacts,
 };
 use crate::provider::pgwire::split_address;
 
@@ -17,6 +16,24 @@ pub(super) const FACTS_SQL: &str = include_str!("facts.sql");
 
 /// What a member is and how far it has come: the question that is asked while clients wait.
 pub(super) const PROGRESS_SQL: &str = include_str!("progress.sql");
+
+/// Asks for the history file of the timeline that a member is on; null where there is none. Beside the facts, because the right for it may
+/// be missing.
+pub(super) const HISTORY_SQL: &str = "\
+    SELECT pg_read_file('pg_wal/' || lpad(upper(to_hex(timeline)), 8, '0') || '.history', 0, 65536, true) \
+      FROM (SELECT CASE WHEN pg_is_in_recovery() \
+              THEN coalesce((SELECT nullif(received_tli, 0) FROM pg_stat_wal_receiver), \
+                            (SELECT timeline_id FROM pg_control_checkpoint())) \
+              ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline) AS here";
+
+/// Reads a timeline history file (PostgreSQL manual, 26.3.5): in each line a timeline, where it ended, and why; anything else is a comment.
+pub(super) fn history(text: &str) -> Vec<(u32, Position)> {
+    let ended = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(ended).collect()
+}
 
 /// `wal_retrieve_retry_interval` during a switchover: with the default of 5 s a promotion right after the end of the old primary
 /// sometimes waits those 5 s.
@@ -40,6 +57,8 @@ pub(super) struct Reported {
     replayed: Position,
     replay_paused: bool,
     sender: Option<Sender>,
+    receiver: Option<ReportedReceiver>,
+    set_to_follow: Option<SetToFollow>,
     replicas: Vec<ReportedReplica>,
     slots: Vec<ReportedSlot>,
     clients: Vec<ReportedClient>,
@@ -59,6 +78,48 @@ pub(super) struct Reported {
 struct Sender {
     host: Option<String>,
     port: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedReceiver {
+    host: Option<String>,
+    port: Option<u16>,
+    last_message_ms: Option<f64>,
+    told: Option<Position>,
+    told_age_ms: Option<f64>,
+}
+
+impl ReportedReceiver {
+    /// Nothing where it has not yet heard anything, or may not be looked at.
+    fn facts(self) -> Option<ReceiverFacts> {
+        Some(ReceiverFacts {
+            from: address(&self.host?, self.port?),
+            last_message: millis(self.last_message_ms?),
+            told: self.told?,
+            told_age: millis(self.told_age_ms?),
+        })
+    }
+}
+
+/// Host and port of a connection text, each a list where there are several.
+#[derive(Debug, Deserialize)]
+struct SetToFollow {
+    hosts: String,
+    ports: Option<String>,
+}
+
+impl SetToFollow {
+    /// As libpq pairs them (PostgreSQL manual, "Specifying Multiple Hosts"): one port is for all hosts.
+    fn addresses(&self) -> Option<String> {
+        let ports: Vec<&str> = self.ports.as_deref().unwrap_or_default().split(',').collect();
+        let hosts = self.hosts.split(',').enumerate().filter(|(_, host)| !host.is_empty() && !host.starts_with('/'));
+        let addresses = hosts.map(|(at, host)| {
+            let port = ports.get(at).or(ports.last().filter(|_| ports.len() == 1)).filter(|port| !port.is_empty());
+            address(host, port.and_then(|port| port.trim().parse().ok()).unwrap_or(5432))
+        });
+        let addresses = addresses.collect::<Vec<_>>().join(",");
+        (!addresses.is_empty()).then_some(addresses)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -163,6 +224,8 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
         replayed: reported.replayed,
         replay_paused: reported.replay_paused,
         receives_from: reported.sender.and_then(|sender| Some(address(&sender.host?, sender.port?))),
+        receiver: reported.receiver.and_then(ReportedReceiver::facts),
+        set_to_follow: reported.set_to_follow.and_then(|told| told.addresses()),
         replicas: reported.replicas.into_iter().map(replica).collect(),
         slots: reported.slots.into_iter().map(slot).collect(),
         synchronous_names: reported.synchronous_names,
@@ -171,139 +234,13 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
         settings,
         archive_backlog: reported.archive_backlog,
         capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind, no_control },
+        history: Vec::new(),
+        diverged: None,
     }
 }
 
 fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// What the host says of a member's process and files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HostState {
-    /// True while its server process lives.
-    pub alive: bool,
-    /// What that process says it does: `ready`, `standby`, `starting`, `stopping`.
-    pub status: String,
-    /// True where it can only start as a replica.
-    pub signal: bool,
-    /// What of ours left a mark: `fence`, `withdraw`, or nothing.
-    pub mark: String,
-    /// "Database cluster state" of the control data.
-    pub cluster: String,
-    /// Location of the latest checkpoint.
-    pub checkpoint: Position,
-    /// The control data's history.
-    pub lineage: Lineage,
-    checksums: bool,
-    wal_log_hints: bool,
-    version: String,
-}
-
-impl HostState {
-    /// True where it ended cleanly as a primary and can only come back as a replica.
-    pub fn fenced(&self) -> bool {
-        self.withdrawn() && self.cluster == "shut down"
-    }
-
-    /// True where it ended cleanly, as a primary or as a replica, and can only come back as a replica.
-    pub fn withdrawn(&self) -> bool {
-        !self.alive && self.signal && ["shut down", "shut down in recovery"].contains(&self.cluster.as_str())
-    }
-
-    /// True where starting it as a replica needs no rewind. One that was withdrawn as a primary had been promoted: its history is not
-    /// that of the others.
-    pub fn may_follow(&self) -> bool {
-        let interrupted = !self.alive && self.signal && self.cluster == "in archive recovery";
-        (self.withdrawn() || interrupted) && !(self.mark == "withdraw" && self.fenced())
-    }
-
-    /// In words, for messages.
-    pub fn describe(&self) -> String {
-        let process = if self.alive { format!("its process runs ({})", self.status) } else { "no process".to_owned() };
-        let signal = if self.signal { "there" } else { "missing" };
-        format!("{process}, control data say `{}`, standby.signal is {signal}", self.cluster)
-    }
-
-    /// As facts of a member that does not run.
-    pub fn facts(&self, no_control: Option<String>) -> MemberFacts {
-        let rewind = self.checksums || self.wal_log_hints;
-        MemberFacts {
-            version: self.version.clone(),
-            role: if self.withdrawn() { Role::Fenced } else { Role::Stopped },
-            lineage: self.lineage.clone(),
-            position: self.checkpoint,
-            replayed: self.checkpoint,
-            replay_paused: false,
-            receives_from: None,
-            replicas: Vec::new(),
-            slots: Vec::new(),
-            synchronous_names: String::new(),
-            clients: Vec::new(),
-            long_transactions: Vec::new(),
-            settings: BTreeMap::from([("cluster_state".to_owned(), self.cluster.clone())]),
-            archive_backlog: 0,
-            capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind, no_control },
-        }
-    }
-}
-
-/// Reads what `host.sh` prints (the control data's labels as of `pg_controldata` with `LC_ALL=C`).
-///
-/// # Errors
-/// What is missing.
-pub(super) fn host_state(output: &str) -> Result<HostState, String> {
-    let (marks, control) = marks_and_control_data(output);
-    let mark = |name: &'static str| marks.get(name).copied().ok_or_else(|| format!("`{name}` is missing"));
-    let datum =
-        |label: &'static str| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));
-    Ok(HostState {
-        alive: mark("alive")? == "yes",
-        status: mark("status")?.trim().to_owned(),
-        signal: mark("signal")? == "yes",
-        mark: mark("mark")?.to_owned(),
-        cluster: datum("Database cluster state")?.to_owned(),
-        checkpoint: datum("Latest checkpoint location")?
-            .parse()
-            .map_err(|error: crate::model::position::PositionError| error.to_string())?,
-        lineage: Lineage {
-            system: datum("Database system identifier")?.to_owned(),
-            timeline: datum("Latest checkpoint's TimeLineID")?
-                .parse()
-                .map_err(|_| "its timeline is no number".to_owned())?,
-        },
-        checksums: control.get("Data page checksum version").is_some_and(|version| *version != "0"),
-        wal_log_hints: control.get("wal_log_hints setting").is_some_and(|setting| *setting == "on"),
-        version: match control.get("pg_control version number") {
-            Some(number) => format!("PostgreSQL, control data version {number}"),
-            None => "PostgreSQL".to_owned(),
-        },
-    })
-}
-
-/// Lines `mark=value`, and the control data by their labels.
-fn marks_and_control_data(output: &str) -> (BTreeMap<&str, &str>, BTreeMap<&str, &str>) {
-    let marks = output.lines().filter_map(|line| line.split_once('='));
-    let control = output.lines().filter_map(|line| line.split_once(':'));
-    (marks.collect(), control.map(|(label, value)| (label.trim(), value.trim())).collect())
-}
-
-/// Reads what `at_rest.sh` prints.
-///
-/// # Errors
-/// What is missing.
-pub(super) fn at_rest(output: &str) -> Result<AtRest, String> {
-    let (marks, control) = marks_and_control_data(output);
-    match marks.get("signal") {
-        Some(&"yes") => return Ok(AtRest::Replica),
-        Some(_) => {}
-        None => return Err("`signal` is missing".to_owned()),
-    }
-    let datum = |label| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));
-    let number = |label| datum(label)?.parse::<u32>().map_err(|_| format!("`{label}` is no number"));
-    // Right after a promotion the last checkpoint is still one of the timeline before; recovery must reach the new one.
-    let timeline = number("Latest checkpoint's TimeLineID")?.max(number("Min recovery ending loc's timeline")?);
-    Ok(AtRest::Primary(Lineage { system: datum("Database system identifier")?.to_owned(), timeline }))
 }
 
 /// An SQL literal (with `standard_conforming_strings`, the default).
@@ -419,67 +356,6 @@ mod tests {
     use crate::model::TargetId;
 
     #[test]
-    fn right_after_a_promotion_the_new_timeline_counts() {
-        let said = |checkpoint: u32, recovery: u32| {
-            at_rest(&format!(
-                "signal=no\nDatabase system identifier:           73\nLatest checkpoint's TimeLineID:       {checkpoint}\n\
-                 Min recovery ending loc's timeline:   {recovery}\n"
-            ))
-        };
-        let primary = |timeline| Ok(AtRest::Primary(Lineage { system: "73".to_owned(), timeline }));
-        assert_eq!((said(3, 0), said(3, 4)), (primary(3), primary(4)));
-        assert_eq!(at_rest("signal=yes\n"), Ok(AtRest::Replica));
-        assert!(at_rest("signal=no\n").is_err() && at_rest("").is_err());
-    }
-
-    const STATE: &str = "alive=no\nstatus=\nsignal=yes\nmark=fence\n\
-        pg_control version number:            1300\n\
-        Database system identifier:           7301234567890123456\n\
-        Database cluster state:               shut down\n\
-        Latest checkpoint location:           0/5000028\n\
-        Latest checkpoint's TimeLineID:       3\n\
-        wal_log_hints setting:                on\n\
-        Data page checksum version:           0\n";
-
-    #[test]
-    fn only_a_clean_end_with_a_signal_file_is_a_fence() {
-        let state = host_state(STATE).unwrap();
-        assert!(state.fenced());
-        assert_eq!(state.checkpoint.to_string(), "0/5000028");
-        assert_eq!(state.lineage, Lineage { system: "7301234567890123456".to_owned(), timeline: 3 });
-        assert_eq!(state.facts(None).role, Role::Fenced);
-        assert!(state.facts(None).capabilities.rewind);
-        for (from, to) in [
-            ("alive=no", "alive=yes"),
-            ("signal=yes", "signal=no"),
-            ("shut down\n", "in production\n"),
-            ("shut down\n", "shut down in recovery\n"),
-            ("shut down\n", "shutting down\n"),
-        ] {
-            assert!(!host_state(&STATE.replace(from, to)).unwrap().fenced(), "{to}");
-        }
-        assert!(host_state("alive=no\nstatus=\nsignal=yes\nmark=\n").is_err());
-    }
-
-    #[test]
-    fn a_replica_that_was_withdrawn_may_follow_and_a_primary_may_not() {
-        let state = |edits: &[(&str, &str)]| {
-            host_state(&edits.iter().fold(STATE.to_owned(), |text, (from, to)| text.replace(from, to))).unwrap()
-        };
-        let recovery = ("shut down\n", "shut down in recovery\n");
-        for edits in
-            [&[][..], &[recovery], &[("mark=fence", "mark=withdraw"), recovery], &[("mark=fence", "mark="), recovery]]
-        {
-            assert!(state(edits).may_follow(), "{edits:?}");
-            assert_eq!(state(edits).facts(None).role, Role::Fenced, "{edits:?}");
-        }
-        let promoted = state(&[("mark=fence", "mark=withdraw")]);
-        assert_eq!((promoted.may_follow(), promoted.facts(None).role), (false, Role::Fenced));
-        let stopped = state(&[("signal=yes", "signal=no")]);
-        assert_eq!((stopped.may_follow(), stopped.facts(None).role), (false, Role::Stopped));
-    }
-
-    #[test]
     fn connections_are_quoted_as_libpq_asks() {
         let peer =
             |address: &str| Peer { member: TargetId::member(&"d".into(), "east-pg1"), address: address.to_owned() };
@@ -490,6 +366,28 @@ mod tests {
         assert_eq!(connection(&peer("[fd00::1]:5432"), "m", "").unwrap(), "host=fd00::1 port=5432 application_name=m");
         assert_eq!(connection(&peer("a'b:1"), "m", "").unwrap(), "host='a\\'b' port=1 application_name=m");
         assert!(connection(&peer("nowhere"), "m", "").is_err());
+    }
+
+    #[test]
+    fn hosts_and_ports_are_paired_as_libpq_does() {
+        let set = |hosts: &str, ports: Option<&str>| {
+            SetToFollow { hosts: hosts.to_owned(), ports: ports.map(str::to_owned) }.addresses()
+        };
+        assert_eq!(set("10.20.0.100", Some("5433")).unwrap(), "10.20.0.100:5433");
+        assert_eq!(set("fd00::1", None).unwrap(), "[fd00::1]:5432");
+        assert_eq!(set("a,b", Some("1,2")).unwrap(), "a:1,b:2");
+        assert_eq!(set("a,b", Some("7")).unwrap(), "a:7,b:7");
+        assert_eq!(set("a,b", Some(",9")).unwrap(), "a:5432,b:9");
+        assert_eq!(set("/run/postgresql", Some("1")), None);
+        assert_eq!(set("", Some("1")), None);
+    }
+
+    #[test]
+    fn a_history_file_tells_where_each_timeline_ended() {
+        let text =
+            "1\t0/3000148\tno recovery target specified\n\n# a comment\n2\t0/50000A0\tno recovery target specified\n";
+        assert_eq!(history(text), [(1, Position::Lsn(0x300_0148)), (2, Position::Lsn(0x500_00A0))]);
+        assert_eq!(history(""), []);
     }
 
     #[test]

@@ -18,6 +18,34 @@ SELECT json_build_object(
   'replay_paused', CASE WHEN replica THEN pg_is_wal_replay_paused() ELSE false END,
   'sender', (SELECT json_build_object('host', sender_host, 'port', sender_port)
                FROM pg_stat_wal_receiver WHERE status = 'streaming'),
+  -- Also while nothing streams. A message carries the sender's time and the end of its log; the view keeps the sender's time at which that
+  -- end last moved. Differences of one clock each, so that clocks which disagree spoil nothing.
+  'receiver', (SELECT json_build_object(
+      'host', sender_host, 'port', sender_port,
+      'last_message_ms', extract(epoch FROM now - last_msg_receipt_time) * 1000,
+      'told', latest_end_lsn,
+      'told_age_ms', extract(epoch FROM (now - last_msg_receipt_time) + greatest(last_msg_send_time - latest_end_time, '0')) * 1000
+    ) FROM pg_stat_wal_receiver),
+  -- It may hold a password: of its content only host and port leave the server. Every keyword is read with its value, quoted or not, so
+  -- that nothing inside a value is taken for a keyword.
+  'set_to_follow', (
+    WITH told AS MATERIALIZED (SELECT current_setting('primary_conninfo') AS text),
+    pairs AS (
+      SELECT n, pair[1] AS keyword, regexp_replace(regexp_replace(pair[2], '^''(.*)''$', '\1'), '\\(.)', '\1', 'g') AS value
+        FROM told, regexp_matches(text, '(\w+)\s*=\s*(''(?:[^''\\]|\\.)*''|(?:[^\s''\\]|\\.)*)', 'g')
+             WITH ORDINALITY AS found(pair, n)
+       WHERE text !~ '^postgres(ql)?://'),
+    place AS (SELECT substring(text, '^postgres(?:ql)?://(?:[^/?#@]*@)?([^/?#]*)') AS text FROM told)
+    SELECT json_build_object(
+        'hosts', coalesce(
+          (SELECT value FROM pairs WHERE keyword = 'host' ORDER BY n DESC LIMIT 1),
+          (SELECT value FROM pairs WHERE keyword = 'hostaddr' ORDER BY n DESC LIMIT 1),
+          (SELECT string_agg(substring(host, '^\[?([^][]*?)\]?(?::\d*)?$'), ',' ORDER BY n)
+             FROM place, regexp_split_to_table(text, ',') WITH ORDINALITY AS one(host, n)), ''),
+        'ports', coalesce(
+          (SELECT value FROM pairs WHERE keyword = 'port' ORDER BY n DESC LIMIT 1),
+          (SELECT string_agg(coalesce(substring(host, ':(\d+)$'), ''), ',' ORDER BY n)
+             FROM place, regexp_split_to_table(text, ',') WITH ORDINALITY AS one(host, n))))),
   'replicas', (SELECT coalesce(json_agg(json_build_object(
       'name', application_name,
       'address', host(client_addr),

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
 
 use super::client::{Client, FENCE, Failure, HostArguments, explain};
-use super::convert::{HostState, configuration_value, connection, literal, slot_name};
+use super::convert::{configuration_value, connection, literal, slot_name};
+use super::files::HostState;
 use super::settings::no_control;
 use crate::journal::Permit;
 use crate::model::text::same_member;

@@ -20,7 +20,7 @@
 //! | [`set_synchronous`](SET_SYNCHRONOUS) | a primary | `synchronous`: one text; `synchronous_before`: the text before; `awaited`: replicas by the names that they give | sets `synchronous_standby_names` |
 //! | [`unset_synchronous`](UNSET_SYNCHRONOUS) | the same | the same | sets it to `synchronous_before` once all `awaited` stream; before that commits would wait for them |
 //! | [`follow_later`](FOLLOW_LATER) | a replica | `primary`: member and `host:port` | sets `primary_conninfo` and `primary_slot_name`, and does not wait until it streams |
-//! | [`finish_promotion`](FINISH_PROMOTION) | the new primary, after the rejoin | `synchronous`: the complete set; `awaited`, `needed`: how many of which must stream before it is set | sets it, unless it is so already, resets the temporary setting, drops the slot in its own name, CHECKPOINT |
+//! | [`finish_promotion`](FINISH_PROMOTION) | the new primary, after the rejoin | `followers`: who keeps a slot; `synchronous`: the complete set; `awaited`, `needed`: how many of which must stream before it is set | makes the slots that are missing, sets it, unless it is so already, resets the temporary setting, drops the slot in its own name, CHECKPOINT |
 //! | [`finish_demotion`](FINISH_DEMOTION) | the rejoined old primary | `stale`: members that followed it | resets the temporary setting, drops their slots where nobody uses them |
 //!
 //! Without `synchronous` the names are left alone. A member's slot is its name with underscores for hyphens; its
@@ -31,8 +31,10 @@ mod at_rest;
 mod client;
 mod convert;
 mod fence;
+mod files;
 mod native;
 mod promote;
+mod rebuild;
 mod settings;
 mod systemd;
 
@@ -211,6 +213,9 @@ impl Provider for Postgresql {
             Action::Fence { successor } => fence::fence(&self.client, target, successor, permit, deadline)
                 .await
                 .map(|state| seen(state.facts(settings::no_control(target)))),
+            Action::Rebuild { primary } => {
+                rebuild::rebuild(&self.client, target, primary, permit, deadline).await.map(seen)
+            }
             Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, permit, deadline).await,
             _ => self.act(target, action, permit, deadline).await.map(|()| Outcome::Applied),
         };

@@ -385,6 +385,8 @@ pub(super) async fn apply(
             work.reload().await?;
         }
         _ => {
+            // They are there, unless what a dead process said came late and took them back.
+            work.create_slots(&args.followers).await?;
             work.complete_synchronous(&args).await?;
             work.usual_retry().await?;
             work.reload().await?;

@@ -14,7 +14,7 @@ SELECT json_build_object(
     ELSE ('x' || substr(pg_walfile_name(position), 1, 8))::bit(32)::int END,
   'position', position,
   'replayed', CASE WHEN replica THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE position END,
-  'replay_paused', false, 'sender', NULL, 'replicas', '[]'::json, 'slots', '[]'::json, 'clients', '[]'::json,
+  'replay_paused', false, 'sender', NULL, 'receiver', NULL, 'set_to_follow', NULL, 'replicas', '[]'::json, 'slots', '[]'::json, 'clients', '[]'::json,
   'long_transactions', '[]'::json, 'settings', '{}'::json, 'quick_retry', false, 'follows_set', false, 'synchronous_names', '',
   'manager', NULL, 'prepared_transactions', 0, 'archive_backlog', 0, 'missing', '[]'::json,
   'missing_to_release', '[]'::json

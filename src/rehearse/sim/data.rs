@@ -1,12 +1,13 @@
 //! The rules of database members and poolers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::healthy::{replica, slot};
 use super::world::{Acted, NATIVE, World};
 use crate::model::{
-    Action, DatabaseName, Facts, ForeignName, Lineage, MemberFacts, Observed, Peer, PoolFacts, Position, ReplicaFacts,
-    Role, TargetId,
+    Action, DatabaseName, Facts, ForeignName, Lineage, MemberFacts, Observed, Peer, PoolFacts, Position, ReceiverFacts,
+    ReplicaFacts, Role, TargetId,
 };
 
 /// The length of the record of a checkpoint.
@@ -71,6 +72,7 @@ impl World {
             },
             Action::Promote { lineage } => self.promote(id, lineage),
             Action::Rejoin { primary } => self.rejoin(id, primary),
+            Action::Rebuild { primary } => self.rebuild(id, primary),
             Action::Native { verb, args } if verb.ends_with("release_replicas") => self.release(id, verb, args),
             Action::Native { verb, args } => self.native(id, verb, args),
             _ => Err(format!("a member cannot {}", action.verb())),
@@ -139,6 +141,7 @@ impl World {
         let facts = self.member(id)?;
         facts.role = Role::Replica;
         facts.receives_from = Some(primary.address.clone());
+        facts.set_to_follow = Some(primary.address.clone());
         self.cut.remove(id);
         self.told.remove(id);
         let position = self.member(&primary.member)?.position;
@@ -148,6 +151,25 @@ impl World {
         self.timeline_goes_on(&primary.member);
         self.confirm(&primary.member);
         Ok(())
+    }
+
+    /// Whatever it had is set aside; it is as its primary then.
+    fn rebuild(&mut self, id: &TargetId, primary: &Peer) -> Acted {
+        let from = self.member(&primary.member)?;
+        if from.role != Role::Primary {
+            return Err(format!("{} is {}", primary.member, from.role));
+        }
+        let lineage = from.lineage.clone();
+        let facts = self.member(id)?;
+        match facts.role {
+            Role::Primary => return Err("it runs as a primary".to_owned()),
+            _ if facts.lineage.system != lineage.system => return Err(format!("it is of {}", facts.lineage)),
+            _ => facts.lineage = lineage,
+        }
+        if !self.has_slot(&primary.member, id.name()) {
+            self.member(&primary.member)?.slots.push(slot(id.name()));
+        }
+        self.rejoin(id, primary)
     }
 
     /// Replicas count as synchronous where the names ask for anybody.
@@ -198,25 +220,25 @@ impl World {
             }
             _ => {}
         }
-        match verb {
-            "prepare_promotion" | "make_slots" => {
-                for name in named("followers") {
-                    if !facts.slots.iter().any(|slot| slot.name == name) {
-                        facts.slots.push(slot(&name));
-                    }
+        if matches!(verb, "prepare_promotion" | "make_slots" | "finish_promotion") {
+            for name in named("followers") {
+                if !facts.slots.iter().any(|slot| slot.name == name) {
+                    facts.slots.push(slot(&name));
                 }
             }
-            "unprepare_promotion" | "unmake_slots" | "finish_demotion" | "finish_promotion" => {
-                let of = if verb.starts_with("finish") { "stale" } else { "followers" };
-                let gone: Vec<String> = named(of).into_iter().filter(|name| !named("kept").contains(name)).collect();
-                facts.slots.retain(|slot| !gone.contains(&slot.name));
-            }
-            _ => {}
         }
+        let gone = match verb {
+            "unprepare_promotion" | "unmake_slots" => named("followers"),
+            "finish_demotion" | "finish_promotion" => named("stale"),
+            _ => Vec::new(),
+        };
+        facts.slots.retain(|slot| !gone.contains(&slot.name) || named("kept").contains(&slot.name));
         self.confirm(id);
         if let Some(address) = follows {
             self.each_member(id, |_, facts| facts.replicas.retain(|replica| replica.name != id.name()));
-            self.member(id)?.receives_from = None;
+            let facts = self.member(id)?;
+            facts.receives_from = None;
+            facts.set_to_follow = Some(address.clone());
             self.told.insert(id.clone(), address);
         }
         Ok(())
@@ -230,6 +252,15 @@ impl World {
                 facts.receives_from = from.cloned();
             }
         }
+    }
+
+    /// What a replica's receiver has heard: nothing for as long as its sender does not run.
+    pub(super) fn receiver(&self, facts: &MemberFacts) -> Option<ReceiverFacts> {
+        let from = facts.receives_from.clone().filter(|_| facts.role == Role::Replica)?;
+        let mut members = self.topology.databases.values().flat_map(|database| database.members.values());
+        let sender = members.find(|member| member.target.address == from)?;
+        let told = self.live.get(&sender.target.id).and_then(Observed::known).and_then(Facts::member)?.position;
+        Some(ReceiverFacts { from, last_message: Duration::ZERO, told, told_age: Duration::ZERO })
     }
 
     /// Whether a member keeps log for another one.

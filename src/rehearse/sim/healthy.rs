@@ -30,6 +30,7 @@ pub(super) fn live(topology: &Topology) -> Result<Live, Vec<Refusal>> {
                 Scope::Member => Facts::Member(Box::new(member(topology, &target, &wanted)?)),
                 Scope::PoolerDatabases(names) => Facts::Pooler(pooler(topology, &names, &wanted)),
                 Scope::Job => Facts::Job(JobFacts { running: true }),
+                Scope::Reach(_) => Facts::Vantage(VantageFacts::default()),
             };
             Some((id, known(facts)))
         })
@@ -136,6 +137,8 @@ fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> Optio
         replayed: Position::Lsn(100),
         replay_paused: false,
         receives_from: (!is_primary).then(|| home.target.address.clone()),
+        receiver: None,
+        set_to_follow: (!is_primary).then(|| home.target.address.clone()),
         replicas: if is_primary { others.iter().map(|name| replica(name, synchronous)).collect() } else { Vec::new() },
         slots: if is_primary { others.iter().map(|name| slot(name)).collect() } else { Vec::new() },
         synchronous_names: if is_primary && synchronous {
@@ -148,6 +151,8 @@ fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> Optio
         settings: BTreeMap::new(),
         archive_backlog: 0,
         capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind: true, no_control: None },
+        history: Vec::new(),
+        diverged: None,
     })
 }
 

@@ -214,6 +214,7 @@ fn drain() -> Plan {
         notes: vec!["west-lb1, west-lb2, east-lb1 and east-lb2 forget weights and admissions when they are reloaded: no state file is configured for them".to_owned()],
         expected: Span::secs(138),
         primaries: Vec::new(),
+        failovers: Vec::new(),
         holds: serde_json::from_value(serde_json::json!([
             {"hold": "drained", "facility": "west"},
             {"hold": "primary", "database": "accounts", "member": "member/accounts/east-pg1", "away_from": "west"},

@@ -204,6 +204,7 @@ fn rest(data: &StatusData) -> Vec<Family> {
             HoldKind::Placed { database, .. } => ("placed", database.as_str()),
             HoldKind::Share { service, .. } => ("share", service.as_str()),
             HoldKind::Ttl { service, .. } => ("ttl", service.as_str()),
+            HoldKind::Lost { what, .. } => ("lost", what.name()),
             HoldKind::OldTtl { service, .. } => ("old_ttl", service.as_str()),
             HoldKind::PoweredOff { facility, .. } => ("powered_off", facility.as_str()),
         };

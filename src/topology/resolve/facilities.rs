@@ -5,10 +5,17 @@ use std::sync::Arc;
 
 use super::Resolver;
 use crate::model::{
-    Cooling, Facility, FacilityName, Host, HostName, Location, Place, Power, PowerFeed, Reserve, TransportKind, Uplink,
+    Cooling, Facility, FacilityName, Fence, Host, HostName, Location, Place, Power, PowerFeed, ProviderName, Reserve,
+    Setting, SettingValue, Settings, Target, TargetId, TargetKind, TransportKind, Uplink,
 };
-use crate::topology::field::{Field, Section};
+use crate::topology::field::{Field, Items, Section};
 use crate::topology::syntax::{self, Transport};
+
+/// What cuts machines off, by host.
+pub(super) type Fences = BTreeMap<HostName, Fence>;
+
+/// The machine where `handover` runs, as a host.
+const HERE: &str = "here";
 
 impl Resolver<'_, '_> {
     pub(super) fn facilities(
@@ -26,7 +33,6 @@ impl Resolver<'_, '_> {
             let network = facility.network.get().unwrap_or_default();
             let name = FacilityName::new(key.text);
             let facility = Facility {
-                name: name.clone(),
                 location: facility.location.placed().and_then(|(location, at)| self.location(location, &whose, at)),
                 state: facility.state.get().unwrap_or_default(),
                 power: self.power(power, &whose),
@@ -37,6 +43,17 @@ impl Resolver<'_, '_> {
                     let needed = cooling.needed.required("needed", &whose, at, self.reader.findings);
                     Some(Cooling { units: units?, needed: needed? })
                 }),
+                fence: facility
+                    .fence
+                    .placed()
+                    .and_then(|(fence, at)| self.fence(fence, TargetId::facility_fence(&name), &name, &whose, at)),
+                withdraw: facility.withdraw.placed().and_then(|(withdraw, at)| {
+                    let whose = format!("`withdraw` of {whose}");
+                    let command = self.argv(&withdraw.command, "command", &whose, at);
+                    let check = self.argv(&withdraw.check, "check", &whose, at);
+                    Some(outside(TargetId::withdrawal(&name), &name, command?, check?))
+                }),
+                name: name.clone(),
             };
             (name, facility)
         });
@@ -89,8 +106,10 @@ impl Resolver<'_, '_> {
         uplinks.collect()
     }
 
-    pub(super) fn hosts(&self, section: &Field<Section<syntax::Host>>) -> BTreeMap<HostName, Arc<Host>> {
-        let hosts = self.named(section).into_iter().filter_map(|(key, host)| {
+    /// The hosts, and what cuts them off.
+    pub(super) fn hosts(&self, section: &Field<Section<syntax::Host>>) -> (BTreeMap<HostName, Arc<Host>>, Fences) {
+        let mut fences = Fences::new();
+        let hosts = self.named(section).into_iter().filter_map(|(key, mut host)| {
             let whose = format!("host `{}`", key.text);
             let commands: BTreeMap<String, Vec<String>> = self
                 .named(&host.commands)
@@ -104,13 +123,46 @@ impl Resolver<'_, '_> {
                 })
                 .collect();
             let name = HostName::new(key.text);
+            if let Some((fence, at)) = std::mem::take(&mut host.fence).placed() {
+                // Where it stands does not matter: it is run here.
+                let here = FacilityName::new(HERE);
+                let fence = self.fence(fence, TargetId::host_fence(&name), &here, &whose, at);
+                fences.extend(fence.map(|fence| (name.clone(), fence)));
+            }
             let transport = self.transport(host, &whose, key.place)?;
             Some((name.clone(), Arc::new(Host { name, transport, commands })))
         });
-        hosts.collect()
+        (hosts.collect(), fences)
     }
 
-    fn transport(&self, host: syntax::Host, whose: &str, at: Place) -> Option<TransportKind> {
+    fn fence(
+        &self,
+        fence: syntax::Fence,
+        id: TargetId,
+        facility: &FacilityName,
+        whose: &str,
+        at: Place,
+    ) -> Option<Fence> {
+        let whose = format!("the fence of {whose}");
+        let command = self.argv(&fence.command, "command", &whose, at);
+        let check = self.argv(&fence.check, "check", &whose, at);
+        let target = outside(id, facility, command?, check?);
+        Some(Fence { target, survives_power_on: fence.survives_power_on.get().unwrap_or_default() })
+    }
+
+    /// A program and its arguments.
+    fn argv(&self, field: &Field<Items<String>>, key: &str, whose: &str, at: Place) -> Option<Vec<String>> {
+        field.as_ref().required(key, whose, at, self.reader.findings)?;
+        let words: Vec<String> = self.reader.list(field).into_iter().map(|(word, _)| word).collect();
+        if words.first().is_none_or(String::is_empty) {
+            let place = field.place().unwrap_or(at);
+            self.error("missing-value", place, format!("`{key}` of {whose} names no program"));
+            return None;
+        }
+        Some(words)
+    }
+
+    pub(super) fn transport(&self, host: syntax::Host, whose: &str, at: Place) -> Option<TransportKind> {
         match host.transport.required("transport", whose, at, self.reader.findings)? {
             Transport::Local => {
                 let ssh = [("address", host.address.place()), ("user", host.user.place()), ("port", host.port.place())];
@@ -144,4 +196,25 @@ impl Resolver<'_, '_> {
             }
         }
     }
+}
+
+/// What is done by commands that run where `handover` runs.
+fn outside(id: TargetId, facility: &FacilityName, command: Vec<String>, check: Vec<String>) -> Arc<Target> {
+    let place = Place::default();
+    let text = |word: String| Setting { value: SettingValue::Text(word), place };
+    let entry = |verb: &str, argv: Vec<String>| {
+        let list = Setting { value: SettingValue::List(argv.into_iter().map(text).collect()), place };
+        let map = SettingValue::Map(BTreeMap::from([("command".to_owned(), (place, list))]));
+        (verb.to_owned(), (place, Setting { value: map, place }))
+    };
+    let here = Host { name: HostName::new(HERE), transport: TransportKind::Local, commands: BTreeMap::new() };
+    Arc::new(Target {
+        id,
+        kind: TargetKind::Fence,
+        facility: facility.clone(),
+        provider: ProviderName::new("command"),
+        address: String::new(),
+        settings: Settings { entries: BTreeMap::from([entry("stop", command), entry("check", check)]), place },
+        host: Some(Arc::new(here)),
+    })
 }

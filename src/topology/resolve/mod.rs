@@ -9,6 +9,7 @@ mod facilities;
 mod policy;
 mod service;
 mod units;
+mod vantages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,13 +88,15 @@ pub(super) fn resolve<'a>(
         this.judged(words::name(name), *place);
     }
     let facilities = this.facilities(&file.facilities, start);
-    this.hosts = this.hosts(&file.hosts);
+    let (hosts, host_fences) = this.hosts(&file.hosts);
+    this.hosts = hosts;
     let zones = this.zones(&file.zones);
     let services = this.services(&file.services, &zones);
     let proxies = this.proxies(&file.proxies);
     let poolers = this.poolers(&file.poolers);
     let databases = this.databases(&file.databases, !proxies.is_empty());
     let jobs = this.jobs(&file.jobs);
+    let vantages = this.vantages(&file.vantages);
     let policy = this.policy(&file.policy, facilities.len());
     let operator = this.operator(&file.operator);
     let store = this.store(&file.store);
@@ -105,8 +108,10 @@ pub(super) fn resolve<'a>(
         services,
         databases,
         poolers,
+        host_fences,
         hosts: this.hosts,
         jobs,
+        vantages,
         units: BTreeMap::new(),
         policy: policy?,
         operator,
@@ -114,6 +119,7 @@ pub(super) fn resolve<'a>(
         digest,
     };
     topology.units = units::units(&topology);
+    vantages::blind_spot(&file.vantages, &topology, this.reader.findings);
     Some(topology)
 }
 

@@ -1,8 +1,8 @@
 //! Policy and store.
 
-use super::Resolver;
+use super::{Resolver, SERVICE};
 use crate::diagnostic::Diagnostic;
-use crate::model::{Freeze, GateLimits, Operator, Percent, Place, Policy, Span, Window};
+use crate::model::{Freeze, GateLimits, Operator, Percent, Place, Policy, ServiceName, Span, Window};
 use crate::topology::StoreKind;
 use crate::topology::field::{Field, Items};
 use crate::topology::syntax::{self, DayOfWeek};
@@ -26,10 +26,12 @@ fn usual() -> Policy {
         max_write_stall: Span::secs(2),
         max_transaction_age: Span::secs(5),
         dns_recovery_target: Span::secs(300),
+        hold_down: Span::secs(15),
         plan_expiry: Span::secs(86_400),
         parallel_switchovers: 3,
         windows: Vec::new(),
         freezes: Vec::new(),
+        shed: Vec::new(),
     }
 }
 
@@ -67,10 +69,12 @@ impl Resolver<'_, '_> {
             max_write_stall: self.some_time(&policy.max_write_stall, usual.max_write_stall),
             max_transaction_age: or(Some(&policy.max_transaction_age), usual.max_transaction_age),
             dns_recovery_target: self.some_time(&policy.dns_recovery_target, usual.dns_recovery_target),
+            hold_down: or(Some(&policy.hold_down), usual.hold_down),
             plan_expiry: self.some_time(&policy.plan_expiry, usual.plan_expiry),
             parallel_switchovers: self.at_least_one(&policy.parallel_switchovers, usual.parallel_switchovers),
             windows: self.windows(&policy.windows),
             freezes: self.freezes(&policy.freezes),
+            shed: self.shed(&policy.shed),
         })
     }
 
@@ -126,6 +130,12 @@ impl Resolver<'_, '_> {
             Some(Freeze { from, to, reason: reason? })
         };
         self.reader.list(field).into_iter().filter_map(freeze).collect()
+    }
+
+    fn shed(&self, field: &Field<Items<String>>) -> Vec<ServiceName> {
+        let mut services = self.reader.list(field);
+        services.retain(|(name, place)| self.known(name, *place, SERVICE, &self.names.services));
+        services.into_iter().map(|(name, _)| ServiceName::new(name)).collect()
     }
 
     /// Where runs are started.

@@ -150,7 +150,10 @@ impl Script {
     }
 
     fn start(&self, verb: &str, run: &str, number: &str, lineage: &Lineage) -> Child {
-        const TEXT: &str = include_str!("../src/provider/postgresql/host.sh");
+        const TEXT: &str = concat!(
+            include_str!("../src/provider/postgresql/member.sh"),
+            include_str!("../src/provider/postgresql/host.sh")
+        );
         let mut script = as_postgres("sh");
         script.args(["-c", TEXT, "handover", verb, &self.member, "/usr/lib/postgresql/15/bin"]);
         script.args(["/dev/null", "2000", "host=127.0.0.1", "a_pg1", "", run, number]);

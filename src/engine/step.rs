@@ -203,7 +203,10 @@ impl Run {
         let verified = match outcome {
             Outcome::NotApplied(why) => return Err(not_done(why.to_string(), Acted::No)),
             Outcome::Applied => self.check_after(&step.after, deadline).await,
-            Outcome::Seen(facts) => self.check_seen(target, &facts, &step.after, deadline).await,
+            Outcome::Seen(facts) => {
+                self.tell_diverged(target, &facts);
+                self.check_seen(target, &facts, &step.after, deadline).await
+            }
             Outcome::Unknown(why) => {
                 let seen = self.check_after(&step.after, deadline.max(Instant::now() + look)).await;
                 match seen {
@@ -293,6 +296,13 @@ impl Run {
         Ok(read)
     }
 
+    /// Tells what a rebuilt member had that is in no history any more, and where that is kept.
+    fn tell_diverged(&self, target: &TargetId, facts: &Facts) {
+        if let Some(diverged) = facts.member().and_then(|facts| facts.diverged.as_ref()) {
+            self.tell(Event::Warning { text: format!("{}: {diverged}", target.name()) });
+        }
+    }
+
     async fn verify_only(&self, step: &Step) -> Result<String, Trouble> {
         let deadline = Instant::now() + step.deadline.0;
         match self.check_after(&step.after, deadline).await {
@@ -368,7 +378,7 @@ fn lost(why: StoreError) -> Trouble {
 
 fn cause_of(action: &Action) -> WaitCause {
     match action {
-        Action::Rejoin { .. } | Action::CatchUp { .. } => WaitCause::Replication,
+        Action::Rejoin { .. } | Action::Rebuild { .. } | Action::CatchUp { .. } => WaitCause::Replication,
         _ => WaitCause::Verification,
     }
 }

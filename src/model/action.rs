@@ -151,6 +151,12 @@ pub enum Action {
         /// Whom it follows.
         primary: Peer,
     },
+    /// Member: become a replica of a primary whose history it does not share, or after an end that was not clean. What only it has is
+    /// kept aside first; nothing takes this back.
+    Rebuild {
+        /// Whom it follows.
+        primary: Peer,
+    },
     /// Job: stop it and wait until it has ended.
     Stop,
     /// Job: start it.
@@ -184,6 +190,7 @@ impl Action {
             Self::CatchUp { .. } => "catch_up",
             Self::Promote { .. } => "promote",
             Self::Rejoin { .. } => "rejoin",
+            Self::Rebuild { .. } => "rebuild",
             Self::Stop => "stop",
             Self::Start => "start",
             Self::Native { verb, .. } => verb,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::member::{
-    ClientFacts, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts, SwitchoverStyle,
-    TransactionFacts,
+    ClientFacts, Diverged, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
+    SwitchoverStyle, TransactionFacts,
 };
 use super::name::{ForeignName, TargetId};
 use super::pooler::PoolerFacts;

@@ -303,5 +303,7 @@ pub fn member_facts(role: Role, replicas: Vec<ReplicaFacts>) -> MemberFacts {
         settings: BTreeMap::new(),
         archive_backlog: 0,
         capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind: true, no_control: None },
+        history: Vec::new(),
+        diverged: None,
     }
 }

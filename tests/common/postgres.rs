@@ -126,6 +126,9 @@ impl Member {
                wal_retrieve_retry_interval TO handover; \
              GRANT EXECUTE ON FUNCTION pg_reload_conf(), pg_promote(boolean, integer) TO handover; \
              CREATE ROLE replicator LOGIN REPLICATION; \
+             GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), \
+               pg_read_binary_file(text, bigint, bigint, boolean) TO replicator; \
+             GRANT EXECUTE ON FUNCTION pg_read_file(text, bigint, bigint, boolean) TO handover; \
              CREATE ROLE app LOGIN; \
              CREATE ROLE nobody LOGIN; \
              CREATE TABLE ledger (id bigint PRIMARY KEY, at timestamptz DEFAULT clock_timestamp()); \

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::servers::{Member, Site, as_postgres, free_port};
 use crate::{Subject, common};
 
+mod rebuild;
 mod receiver;
 
 pub struct Cluster {
@@ -204,7 +205,10 @@ async fn a_fence_that_waits_for_the_word_changes_nothing_before_it() {
     assert!(!marked(&pair.a) && !pair.a.data.join("standby.signal").exists());
     pair.a.sql("INSERT INTO ledger (id) VALUES (-9)");
     // It comes too late: whoever sent it has gone back meanwhile, and the script, which outlives that one behind ssh, judges by its clock.
-    let text = include_str!("../../src/provider/postgresql/host.sh");
+    let text = concat!(
+        include_str!("../../src/provider/postgresql/member.sh"),
+        include_str!("../../src/provider/postgresql/host.sh")
+    );
     let data = pair.a.data.display().to_string();
     let fixed = ["", "/dev/null", "100", "host=nowhere", "a_pg1", "", "", "", "", "", "0", "0", "0", "0", "0"];
     let mut script = as_postgres("sh");

@@ -74,6 +74,10 @@ fn cluster(
     let mut roles = format!(
         "create role {user} superuser login replication password '{password}';\ncreate role {REPLICATOR} login replication password '{replicator}';\ncreate role {APP} login password '{app}';\ncreate database \"{name}\" owner {APP};\n"
     );
+    // What pg_rewind asks a primary for.
+    roles += &format!(
+        "grant execute on function pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) to {REPLICATOR};\n"
+    );
     for replica in &replicas {
         roles += &format!("select pg_create_physical_replication_slot('{}', true);\n", slot(replica));
     }

@@ -72,6 +72,66 @@ pub struct MemberFacts {
     pub archive_backlog: u64,
     /// What it can do.
     pub capabilities: MemberCapabilities,
+    /// The histories before its own, oldest first, each with where it ended; empty also where nobody may read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<(u32, Position)>,
+    /// Right after a rebuild: what it had that the primary's history has not, and where that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<Diverged>,
+}
+
+/// What a member had written or received after its history and its primary's had parted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Where they parted.
+    pub from: Position,
+    /// Log from there to the end of what was found.
+    pub bytes: u64,
+    /// Log records.
+    pub records: u64,
+    /// Transactions that were committed.
+    pub transactions: u64,
+    /// False where that part of the log could not be read: the numbers say nothing then.
+    pub listed: bool,
+    /// What they touched, `database.schema.table` where the new primary knows it, at most 40.
+    pub relations: Vec<String>,
+    /// The directory on the member's machine that holds this part of the log and the whole list of its records.
+    pub kept_in: String,
+    /// True where it holds the whole old data directory as well.
+    pub data_kept: bool,
+    /// How the member was rebuilt: `pg_rewind`, or a new copy and why.
+    pub by: String,
+}
+
+impl fmt::Display for Diverged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.listed, self.transactions) {
+            (false, _) => write!(f, "it had log of its own from {} on, which could not be read", self.from)?,
+            (true, 0) => {
+                write!(f, "it had {} bytes of log of its own from {} on, without any commit", self.bytes, self.from)?
+            }
+            (true, n) => write!(
+                f,
+                "it had {n} committed transactions of its own, {} bytes of log from {} on",
+                self.bytes, self.from
+            )?,
+        }
+        if let [first, ..] = self.relations.as_slice() {
+            let shown: Vec<&str> = self.relations.iter().take(5).map(String::as_str).collect();
+            let more = self.relations.len() - shown.len();
+            let what = if more == 0 && shown.len() == 1 { first.clone() } else { shown.join(", ") };
+            write!(f, ", touching {what}")?;
+            if more > 0 {
+                write!(f, " and {more} more")?;
+            }
+        }
+        let kept = if self.data_kept {
+            "the whole old data directory, that log and the list of its records are"
+        } else {
+            "that log and the list of its records are"
+        };
+        write!(f, "; {kept} kept in {}; rebuilt by {}", self.kept_in, self.by)
+    }
 }
 
 /// What a database member can do in a switchover.

@@ -5,6 +5,7 @@ pub mod evidence;
 pub mod failover;
 pub mod known;
 pub mod loss;
+pub(super) mod owed;
 pub(super) mod parting;
 mod reach;
 

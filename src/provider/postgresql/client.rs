@@ -17,6 +17,12 @@ use crate::provider::pgwire::{APPLICATION, Login, Session, Sessions, WireError};
 use crate::secret::SecretReader;
 use crate::transport::{Command, Output, Transport, TransportError, Waiting};
 
+/// The verb of `rebuild.sh`.
+pub(super) const REBUILD: &str = "rebuild";
+
+const HOST_SCRIPT: &str = concat!(include_str!("member.sh"), include_str!("host.sh"));
+const REBUILD_SCRIPT: &str = concat!(include_str!("member.sh"), include_str!("rebuild.sh"));
+
 /// The verb of `host.sh` that stops a primary for good.
 pub(super) const FENCE: &str = "fence";
 
@@ -64,6 +70,8 @@ pub(super) struct HostArguments {
     pub number: Option<u64>,
     /// The history that an unfence restores.
     pub lineage: Option<Lineage>,
+    /// What only a rebuild needs.
+    pub rebuild: Vec<String>,
 }
 
 impl HostArguments {
@@ -73,10 +81,13 @@ impl HostArguments {
     }
 }
 
-/// Runs the script `"$1"` as the owner of the data directory `"$4"`: PostgreSQL refuses to run as root.
+/// Runs the script `"$1"` as the owner of the data directory `"$4"`: PostgreSQL refuses to run as root. A rebuild that was cut short may
+/// have left it beside its place.
 pub(super) const AS_OWNER: &str = r#"
-if [ ! -O "$4" ] && [ "$(id -u)" = 0 ] && [ -d "$4" ]; then
-  owner=$(ls -ldn -- "$4" | { read -r _ _ user group _; echo "$user $group"; })
+data=$4
+[ -d "$data" ] || data=$4.rebuilt
+if [ ! -O "$data" ] && [ "$(id -u)" = 0 ] && [ -d "$data" ]; then
+  owner=$(ls -ldn -- "$data" | { read -r _ _ user group _; echo "$user $group"; })
   exec setpriv --reuid "${owner% *}" --regid "${owner#* }" --clear-groups sh -c "$@"
 fi
 exec sh -c "$@"
@@ -144,8 +155,29 @@ impl Client {
 
     /// Asks what changes nothing; a kept session that turns out to be broken is replaced once.
     pub async fn ask(&self, target: &Target, sql: &str, deadline: Instant) -> Result<Vec<SimpleQueryRow>, WireError> {
+        self.ask_beside(target, sql, None, deadline).await.map(|(rows, _)| rows)
+    }
+
+    /// The same, with another question in the same round trip that may go unanswered.
+    async fn ask_beside(
+        &self,
+        target: &Target,
+        sql: &str,
+        beside: Option<&str>,
+        deadline: Instant,
+    ) -> Result<(Vec<SimpleQueryRow>, Vec<SimpleQueryRow>), WireError> {
+        let both = async |session: &Session| {
+            let other = async {
+                match beside {
+                    Some(sql) => session.query(sql, deadline).await.unwrap_or_default(),
+                    None => Vec::new(),
+                }
+            };
+            let (rows, other) = tokio::join!(session.query(sql, deadline), other);
+            rows.map(|rows| (rows, other))
+        };
         if let Some(session) = self.sessions.take(&Self::key(target)) {
-            match session.query(sql, deadline).await {
+            match both(&session).await {
                 Err(WireError::Broken(_)) => {}
                 answer => {
                     self.keep(target, session);
@@ -154,27 +186,35 @@ impl Client {
             }
         }
         let session = self.open(target, deadline).await?;
-        let answer = session.query(sql, deadline).await;
+        let answer = both(&session).await;
         self.keep(target, session);
         answer
     }
 
     /// The member's facts by SQL.
     pub async fn facts(&self, target: &Target, deadline: Instant) -> Result<MemberFacts, Unreachable> {
-        let rows = self.ask(target, convert::FACTS_SQL, deadline).await.map_err(|error| explain(target, &error))?;
-        Self::read(target, &rows)
+        let (rows, history) = self.ask_facts(target, deadline).await.map_err(|error| explain(target, &error))?;
+        Self::read(target, &rows, &history)
+    }
+
+    async fn ask_facts(
+        &self,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<(Vec<SimpleQueryRow>, Vec<SimpleQueryRow>), WireError> {
+        self.ask_beside(target, convert::FACTS_SQL, Some(convert::HISTORY_SQL), deadline).await
     }
 
     /// What it is and how far it has come; everything else in these facts is empty. It costs clients that wait a tenth of all facts.
     pub async fn progress(&self, target: &Target, deadline: Instant) -> Result<MemberFacts, Unreachable> {
         let rows = self.ask(target, convert::PROGRESS_SQL, deadline).await.map_err(|error| explain(target, &error))?;
-        Self::read(target, &rows)
+        Self::read(target, &rows, &[])
     }
 
     /// The member's facts; where nobody listens at its address, those of its files, as its machine tells them.
     pub async fn facts_or_files(&self, target: &Target, deadline: Instant) -> Result<MemberFacts, Unreachable> {
-        let error = match self.ask(target, convert::FACTS_SQL, deadline).await {
-            Ok(rows) => return Self::read(target, &rows),
+        let error = match self.ask_facts(target, deadline).await {
+            Ok((rows, history)) => return Self::read(target, &rows, &history),
             Err(error) => error,
         };
         if matches!(error, WireError::NoSession { code: None, .. })
@@ -186,16 +226,17 @@ impl Client {
         Err(explain(target, &error))
     }
 
-    fn read(target: &Target, rows: &[SimpleQueryRow]) -> Result<MemberFacts, Unreachable> {
+    fn read(target: &Target, rows: &[SimpleQueryRow], history: &[SimpleQueryRow]) -> Result<MemberFacts, Unreachable> {
         let tried = || format!("reading the state of {} at {}", target.name(), target.address);
         let json =
             rows.first().and_then(|row| row.get(0)).ok_or_else(|| Unreachable::new("an empty answer", tried()))?;
         let reported = convert::reported(json)
             .map_err(|error| Unreachable::new(format!("an answer that was not understood: {error}"), tried()))?;
-        Ok(convert::member(reported, no_control(target)))
+        let history = history.first().and_then(|row| row.get(0)).map(convert::history).unwrap_or_default();
+        Ok(MemberFacts { history, ..convert::member(reported, no_control(target)) })
     }
 
-    /// Runs `host.sh` on the member's machine.
+    /// Runs `host.sh` or `rebuild.sh` on the member's machine.
     pub async fn host(
         &self,
         target: &Target,
@@ -264,7 +305,7 @@ fn limit(deadline: Instant) -> u128 {
     deadline.saturating_duration_since(Instant::now()).as_millis() / 10 * 3 / 4
 }
 
-/// `host.sh` for a member, and the host on which it runs.
+/// The script for a member, and the host on which it runs.
 fn script<'a>(
     target: &'a Target,
     verb: &str,
@@ -280,7 +321,8 @@ fn script<'a>(
         return Err(Failure::untouched(untouched("no host or data directory is configured".to_owned())));
     };
     let text = |key| target.settings.text(key).map(str::to_owned);
-    let mut args = vec![include_str!("host.sh").to_owned(), "handover".to_owned(), verb.to_owned(), data.to_owned()];
+    let text_of_script = if verb == REBUILD { REBUILD_SCRIPT } else { HOST_SCRIPT };
+    let mut args = vec![text_of_script.to_owned(), "handover".to_owned(), verb.to_owned(), data.to_owned()];
     args.push(text("bin_directory").unwrap_or_default());
     args.push(text("log").unwrap_or_else(|| format!("{data}/startup.log")));
     args.push(limit(deadline).to_string());
@@ -298,6 +340,8 @@ fn script<'a>(
         };
         args.extend(command.iter().map(filled));
     }
+    args.push(arguments.rebuild.len().to_string());
+    args.extend(arguments.rebuild.iter().cloned());
     Ok((host, Command::Script { text: AS_OWNER, args }))
 }
 

@@ -17,6 +17,24 @@ pub(super) const FACTS_SQL: &str = include_str!("facts.sql");
 /// What a member is and how far it has come: the question that is asked while clients wait.
 pub(super) const PROGRESS_SQL: &str = include_str!("progress.sql");
 
+/// Asks for the history file of the timeline that a member is on; null where there is none. Beside the facts, because the right for it may
+/// be missing.
+pub(super) const HISTORY_SQL: &str = "\
+    SELECT pg_read_file('pg_wal/' || lpad(upper(to_hex(timeline)), 8, '0') || '.history', 0, 65536, true) \
+      FROM (SELECT CASE WHEN pg_is_in_recovery() \
+              THEN coalesce((SELECT nullif(received_tli, 0) FROM pg_stat_wal_receiver), \
+                            (SELECT timeline_id FROM pg_control_checkpoint())) \
+              ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline) AS here";
+
+/// Reads a timeline history file (PostgreSQL manual, 26.3.5): in each line a timeline, where it ended, and why; anything else is a comment.
+pub(super) fn history(text: &str) -> Vec<(u32, Position)> {
+    let ended = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(ended).collect()
+}
+
 /// `wal_retrieve_retry_interval` during a switchover: with the default of 5 s a promotion right after the end of the old primary
 /// sometimes waits those 5 s.
 pub(super) const QUICK_RETRY: &str = "20ms";
@@ -216,6 +234,8 @@ pub(super) fn member(reported: Reported, no_control: Option<String>) -> MemberFa
         settings,
         archive_backlog: reported.archive_backlog,
         capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind, no_control },
+        history: Vec::new(),
+        diverged: None,
     }
 }
 
@@ -360,6 +380,14 @@ mod tests {
         assert_eq!(set("a,b", Some(",9")).unwrap(), "a:5432,b:9");
         assert_eq!(set("/run/postgresql", Some("1")), None);
         assert_eq!(set("", Some("1")), None);
+    }
+
+    #[test]
+    fn a_history_file_tells_where_each_timeline_ended() {
+        let text =
+            "1\t0/3000148\tno recovery target specified\n\n# a comment\n2\t0/50000A0\tno recovery target specified\n";
+        assert_eq!(history(text), [(1, Position::Lsn(0x300_0148)), (2, Position::Lsn(0x500_00A0))]);
+        assert_eq!(history(""), []);
     }
 
     #[test]

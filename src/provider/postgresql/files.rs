@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Lineage, MemberCapabilities, MemberFacts, Position, Role, SwitchoverStyle};
+use crate::model::{Diverged, Lineage, MemberCapabilities, MemberFacts, Position, Role, SwitchoverStyle};
+
+/// Among the settings: the stage of a rebuild that was cut short.
+const REBUILDING: &str = "rebuilding";
 
 /// What the host says of a member's process and files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +18,16 @@ pub(super) struct HostState {
     pub signal: bool,
     /// What of ours left a mark: `fence`, `withdraw`, or nothing.
     pub mark: String,
+    /// The stage of a rebuild that has not ended; empty where there is none.
+    pub rebuild: String,
+    /// What a rebuild found beyond the fork.
+    pub diverged: Option<Diverged>,
     /// "Database cluster state" of the control data.
     pub cluster: String,
     /// Location of the latest checkpoint.
     pub checkpoint: Position,
+    /// As far as it has certainly replayed, on what was a replica.
+    recovered: Option<Position>,
     /// The control data's history.
     pub lineage: Lineage,
     checksums: bool,
@@ -41,7 +50,7 @@ impl HostState {
     /// that of the others.
     pub fn may_follow(&self) -> bool {
         let interrupted = !self.alive && self.signal && self.cluster == "in archive recovery";
-        (self.withdrawn() || interrupted) && !(self.mark == "withdraw" && self.fenced())
+        (self.withdrawn() || interrupted) && !(self.mark == "withdraw" && self.fenced()) && self.rebuild.is_empty()
     }
 
     /// In words, for messages.
@@ -54,12 +63,18 @@ impl HostState {
     /// As facts of a member that does not run.
     pub fn facts(&self, no_control: Option<String>) -> MemberFacts {
         let rewind = self.checksums || self.wal_log_hints;
+        let mut settings = BTreeMap::from([("cluster_state".to_owned(), self.cluster.clone())]);
+        if !self.rebuild.is_empty() {
+            settings.insert(REBUILDING.to_owned(), self.rebuild.clone());
+        }
+        let position = self.recovered.filter(|recovered| *recovered > self.checkpoint).unwrap_or(self.checkpoint);
         MemberFacts {
             version: self.version.clone(),
-            role: if self.withdrawn() { Role::Fenced } else { Role::Stopped },
+            // What a rebuild has left half done is nothing that could be started.
+            role: if self.withdrawn() && self.rebuild.is_empty() { Role::Fenced } else { Role::Stopped },
             lineage: self.lineage.clone(),
-            position: self.checkpoint,
-            replayed: self.checkpoint,
+            position,
+            replayed: position,
             replay_paused: false,
             receives_from: None,
             receiver: None,
@@ -69,14 +84,33 @@ impl HostState {
             synchronous_names: String::new(),
             clients: Vec::new(),
             long_transactions: Vec::new(),
-            settings: BTreeMap::from([("cluster_state".to_owned(), self.cluster.clone())]),
+            settings,
             archive_backlog: 0,
+            history: Vec::new(),
+            diverged: self.diverged.clone(),
             capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind, no_control },
         }
     }
 }
 
-/// Reads what `host.sh` prints (the control data's labels as of `pg_controldata` with `LC_ALL=C`).
+/// What a rebuild prints of what it found and kept.
+fn diverged(marks: &BTreeMap<&str, &str>, output: &str) -> Option<Diverged> {
+    let number = |name| marks.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let text = |name| marks.get(name).copied().unwrap_or_default().to_owned();
+    Some(Diverged {
+        from: marks.get("diverged_from")?.parse().ok()?,
+        bytes: number("diverged_bytes"),
+        records: number("diverged_records"),
+        transactions: number("diverged_transactions"),
+        listed: text("diverged_listed") == "yes",
+        relations: output.lines().filter_map(|line| line.strip_prefix("relation=")).map(str::to_owned).collect(),
+        kept_in: text("kept"),
+        data_kept: text("diverged_data") == "yes",
+        by: text("diverged_by"),
+    })
+}
+
+/// Reads what the scripts print (the control data's labels as of `pg_controldata` with `LC_ALL=C`).
 ///
 /// # Errors
 /// What is missing.
@@ -95,6 +129,9 @@ pub(super) fn host_state(output: &str) -> Result<HostState, String> {
         status: mark("status")?.trim().to_owned(),
         signal: mark("signal")? == "yes",
         mark: mark("mark")?.to_owned(),
+        rebuild: mark("rebuild")?.to_owned(),
+        diverged: diverged(&marks, output),
+        recovered: control.get("Minimum recovery ending location").and_then(|lsn| lsn.parse().ok()),
         cluster: datum("Database cluster state")?.to_owned(),
         checkpoint: datum("Latest checkpoint location")?
             .parse()
@@ -118,7 +155,7 @@ pub(super) fn host_state(output: &str) -> Result<HostState, String> {
 mod tests {
     use super::*;
 
-    const STATE: &str = "alive=no\nstatus=\nsignal=yes\nmark=fence\n\
+    const STATE: &str = "alive=no\nstatus=\nsignal=yes\nmark=fence\nrebuild=\n\
         pg_control version number:            1300\n\
         Database system identifier:           7301234567890123456\n\
         Database cluster state:               shut down\n\
@@ -144,7 +181,7 @@ mod tests {
         ] {
             assert!(!host_state(&STATE.replace(from, to)).unwrap().fenced(), "{to}");
         }
-        assert!(host_state("alive=no\nstatus=\nsignal=yes\nmark=\n").is_err());
+        assert!(host_state("alive=no\nstatus=\nsignal=yes\nmark=\nrebuild=\n").is_err());
     }
 
     #[test]

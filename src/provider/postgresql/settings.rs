@@ -6,7 +6,26 @@ use crate::diagnostic::Diagnostic;
 use crate::model::{Settings, Target, TargetKind};
 use crate::secret::Reference;
 
-const KEYS: [&str; 7] = ["user", "password", "replication", "data_directory", "bin_directory", "database", "log"];
+const KEYS: [&str; 9] =
+    ["user", "password", "replication", "data_directory", "bin_directory", "database", "log", "keep_old", "keep_free"];
+
+/// Disk space in MiB that a rebuild leaves free, where nothing is set.
+const KEEP_FREE: u64 = 1024;
+
+/// What a rebuild keeps aside: `data` or `wal`, and the MiB of disk that it leaves free.
+pub(super) fn keeps(target: &Target) -> (&str, u64) {
+    let free = target.settings.text("keep_free").and_then(mebibytes).unwrap_or(KEEP_FREE);
+    (target.settings.text("keep_old").unwrap_or("data"), free)
+}
+
+/// `10 GiB` or `500 MiB`.
+fn mebibytes(text: &str) -> Option<u64> {
+    let (number, factor) = match text.strip_suffix("GiB") {
+        Some(number) => (number, 1024),
+        None => (text.strip_suffix("MiB")?, 1),
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(factor)
+}
 
 /// Keywords of a connection text that `replication` must not hold: the first is a secret, the others are ours.
 const NOT_IN_REPLICATION: [(&str, &str); 5] = [
@@ -47,6 +66,12 @@ pub fn check(_kind: TargetKind, settings: &Settings) -> Vec<Diagnostic> {
                         let message = format!("`{key}` is a path on the member's machine: it begins with `/`");
                         findings.push(Diagnostic::error("wrong-setting", setting.place, message));
                     }
+                } else if key == "keep_old" && !["data", "wal"].contains(&text) {
+                    let message = "`keep_old` is `data` (the whole old data directory, where there is space) or `wal`";
+                    findings.push(Diagnostic::error("wrong-setting", setting.place, message));
+                } else if key == "keep_free" && mebibytes(text).is_none() {
+                    let message = "`keep_free` is a size such as `10 GiB` or `500 MiB`";
+                    findings.push(Diagnostic::error("wrong-setting", setting.place, message));
                 } else if key == "replication" {
                     for (word, why) in NOT_IN_REPLICATION {
                         if keywords(text).any(|keyword| keyword == word) {
@@ -80,6 +105,11 @@ pub fn schema() -> Value {
             "data_directory": path("The data directory on the member's machine."),
             "bin_directory": path("Where `pg_ctl` and the other programs are."),
             "database": text("The database that `handover` logs in to."),
+            "keep_old": json!({
+                "description": "What a rebuild keeps aside of a diverged member: the whole old `data` directory where there is space, or its `wal` only.",
+                "enum": ["data", "wal"],
+            }),
+            "keep_free": text("Disk space that a rebuild leaves free, such as `10 GiB`."),
             "log": path("The file that the server's messages go to when it is started from here."),
         },
         "required": ["user"],
@@ -127,6 +157,8 @@ mod tests {
             ("data_directory", text("srv/data")),
             ("database", SettingValue::Integer(1)),
             ("datadir", text("/x")),
+            ("keep_free", text("10")),
+            ("keep_old", text("all")),
         ]);
         let findings = check(TargetKind::Member, &wrong);
         let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
@@ -137,6 +169,8 @@ mod tests {
                 "wrong-setting",
                 "wrong-setting",
                 "unknown-key",
+                "wrong-setting",
+                "wrong-setting",
                 "secret-reference",
                 "wrong-setting",
                 "wrong-setting"

@@ -72,6 +72,7 @@ impl World {
             },
             Action::Promote { lineage } => self.promote(id, lineage),
             Action::Rejoin { primary } => self.rejoin(id, primary),
+            Action::Rebuild { primary } => self.rebuild(id, primary),
             Action::Native { verb, args } if verb.ends_with("release_replicas") => self.release(id, verb, args),
             Action::Native { verb, args } => self.native(id, verb, args),
             _ => Err(format!("a member cannot {}", action.verb())),
@@ -150,6 +151,25 @@ impl World {
         self.timeline_goes_on(&primary.member);
         self.confirm(&primary.member);
         Ok(())
+    }
+
+    /// Whatever it had is set aside; it is as its primary then.
+    fn rebuild(&mut self, id: &TargetId, primary: &Peer) -> Acted {
+        let from = self.member(&primary.member)?;
+        if from.role != Role::Primary {
+            return Err(format!("{} is {}", primary.member, from.role));
+        }
+        let lineage = from.lineage.clone();
+        let facts = self.member(id)?;
+        match facts.role {
+            Role::Primary => return Err("it runs as a primary".to_owned()),
+            _ if facts.lineage.system != lineage.system => return Err(format!("it is of {}", facts.lineage)),
+            _ => facts.lineage = lineage,
+        }
+        if !self.has_slot(&primary.member, id.name()) {
+            self.member(&primary.member)?.slots.push(slot(id.name()));
+        }
+        self.rejoin(id, primary)
     }
 
     /// Replicas count as synchronous where the names ask for anybody.

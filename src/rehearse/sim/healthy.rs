@@ -149,6 +149,8 @@ fn member(topology: &Topology, target: &Target, wanted: &plan::Desired) -> Optio
         settings: BTreeMap::new(),
         archive_backlog: 0,
         capabilities: MemberCapabilities { switchover: SwitchoverStyle::Phased, rewind: true, no_control: None },
+        history: Vec::new(),
+        diverged: None,
     })
 }
 

@@ -6,3 +6,4 @@ pub mod failover;
 pub mod known;
 pub mod loss;
 pub(super) mod parting;
+pub mod returned;

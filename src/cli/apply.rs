@@ -34,26 +34,36 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
     if args.detached.is_some() {
         detach::leave();
     }
-    let Some(plan) = &args.plan else { return go_on::resume(args, voice).await };
-    let saved = match show::read(plan, voice) {
-        Ok(saved) => saved,
-        Err(exit) => return Ok(exit),
+    let saved = match &args.plan {
+        Some(plan) => match show::read(plan, voice) {
+            Ok(saved) => Some(saved),
+            Err(exit) => return Ok(exit),
+        },
+        None if args.loss.lost.is_empty() => return go_on::resume(args, voice).await,
+        None => None,
     };
     let context = match Context::open(&args.common, voice)? {
         Ok(context) => context,
         Err(exit) => return Ok(exit),
     };
-    let exit = apply(&args, &context, saved, voice).await;
+    let exit = match saved {
+        Some(saved) => apply(&args, &context, saved, voice).await,
+        None => emergency::plan_and_apply(&args, &context, voice).await,
+    };
     context.close().await;
     exit
 }
 
-async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
+/// Checks, asks and carries out.
+///
+/// # Errors
+/// If the store fails before anything was done.
+pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
     match super::intent::overrides(&args.overrides, args.reason.as_deref()) {
         Ok(overrides) => saved.plan.intent.overrides.extend(overrides),
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     }
-    match super::intent::accepted(&args.accept_loss, &context.topology) {
+    match super::intent::accepted(&args.loss.accept_loss, &context.topology) {
         Ok(accepted) => saved.plan.intent.accept_loss.extend(accepted),
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
     }
@@ -61,14 +71,14 @@ async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: V
         return Ok(voice.refuse(&why));
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
-    let mut at_work = unlock::at_work(&*context.store).await?;
-    if let (AtWork::Somebody(lock), true) = (&at_work, saved.plan.is_urgent()) {
-        at_work = emergency::preempt(context, lock).await?;
+    let urgent = saved.plan.is_urgent();
+    if urgent {
+        emergency::clear_the_way(args, context).await?;
     }
-    match at_work {
+    match unlock::at_work(&*context.store).await? {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
         at_work => {
-            if let Some(run) = go_on::unsettled(context).await? {
+            if let Some(run) = go_on::unsettled(context).await?.filter(|_| !urgent) {
                 return Ok(voice.refuse(&go_on::settle_first(&run)));
             }
             if let AtWork::Dead(lock) = at_work {

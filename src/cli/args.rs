@@ -136,6 +136,26 @@ pub struct Status {
     pub common: Common,
 }
 
+/// What is lost, and what an operator says of it.
+#[derive(Debug, Default, Args)]
+pub struct Loss {
+    /// Go on without a facility, or a single target, that is lost: everything at once, whatever the windows say (may be given several
+    /// times)
+    #[arg(long, value_name = "NAME")]
+    pub lost: Vec<String>,
+    /// How many bytes of log a database may lose with its lost primary, or `unknown`; a plan that would lose more is not applied (may
+    /// be given several times)
+    #[arg(long, value_name = "DB=BYTES")]
+    pub accept_loss: Vec<String>,
+    /// Your word that what is lost takes no writes, and will take none when it returns, where no `fence` command proves it; the plan
+    /// keeps who gave it and why
+    #[arg(long, requires_all = ["lost", "reason"])]
+    pub attest_fenced: bool,
+    /// Who takes over a database whose replicas have different histories (may be given several times)
+    #[arg(long, value_name = "DB=MEMBER", requires = "lost")]
+    pub survivor: Vec<String>,
+}
+
 /// How far a drain goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Depth {
@@ -174,20 +194,9 @@ pub struct Plan {
     /// Give services (all, without a name) the TTLs of the topology again
     #[arg(long, value_name = "SERVICE", num_args = 0..)]
     pub raise_ttl: Option<Vec<String>>,
-    /// Go on without a facility, or a single target, that is lost: everything at once, no windows (may be given several times)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["drain", "restore", "primary", "share", "lower_ttl", "raise_ttl"])]
-    pub lost: Vec<String>,
-    /// How many bytes of log a database may lose with its lost primary, or `unknown`; a plan that would lose more is not applied (may
-    /// be given several times)
-    #[arg(long, value_name = "DB=BYTES", requires = "lost")]
-    pub accept_loss: Vec<String>,
-    /// Your word that what is lost takes no writes, and will take none when it returns, where no `fence` command proves it; the plan
-    /// keeps who gave it and why
-    #[arg(long, requires_all = ["lost", "reason"])]
-    pub attest_fenced: bool,
-    /// Who takes over a database whose replicas have different histories (may be given several times)
-    #[arg(long, value_name = "DB=MEMBER", requires = "lost")]
-    pub survivor: Vec<String>,
+    /// What is lost.
+    #[command(flatten)]
+    pub loss: Loss,
     /// Pass a gate whatever it says: windows, freezes, operator, capacity, switchable, synthetic, soak or published (may be given
     /// several times). The plan and the run's journal keep who passed it and why
     #[arg(long = "override", value_name = "GATE", requires = "reason")]
@@ -394,7 +403,7 @@ pub enum PlanFormat {
 #[derive(Debug, Args)]
 pub struct Apply {
     /// The plan file
-    #[arg(value_name = "PLAN", required_unless_present = "resume", conflicts_with = "resume")]
+    #[arg(value_name = "PLAN", required_unless_present_any = ["resume", "lost"], conflicts_with_all = ["resume", "lost"])]
     pub plan: Option<PathBuf>,
     /// Go on with a run that died or stopped, to its end: what it left in the middle is first completed or undone, by what its targets
     /// say. The run's identity, the beginning of it, or the newest
@@ -413,12 +422,12 @@ pub struct Apply {
     /// passed it and why
     #[arg(long = "override", value_name = "GATE", requires = "reason")]
     pub overrides: Vec<String>,
-    /// Why gates are passed
-    #[arg(long, value_name = "TEXT", requires = "overrides")]
+    /// Why gates are passed, or why you attest something
+    #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// How many bytes of log a database may lose with its lost primary, or `unknown` (may be given several times)
-    #[arg(long, value_name = "DB=BYTES")]
-    pub accept_loss: Vec<String>,
+    /// What is lost.
+    #[command(flatten)]
+    pub loss: Loss,
     /// How the run is told
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,

@@ -1,17 +1,26 @@
 //! What `apply` does otherwise where something is lost: the loss is accepted by name, and planned work gives way.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-use super::context::{Context, eprint};
-use super::process;
+use super::args::{self, PlanFormat};
+use super::conduct::{Telling, conduct};
+use super::context::{Context, eprint, print};
+use super::exit::Exit;
+use super::show::{self, Saved};
 use super::unlock::{self, AtWork};
-use crate::journal::{Life, Lock};
-use crate::plan::{FailoverMove, Plan};
+use super::voice::Voice;
+use super::{apply, files, go_on, intent, process};
+use crate::engine::GoOn;
+use crate::journal::{How, Life, Lock, Past};
+use crate::plan::{FailoverMove, Overrides, Plan, Planned, document};
+use crate::report::{self, PlanAnswer};
 
 /// How long a planned run may take to finish or undo its step when something is lost.
 const GIVES_WAY: Duration = Duration::from_secs(30);
@@ -59,11 +68,79 @@ pub fn accepted(plan: &Plan) -> Result<Result<(), String>> {
     Ok(Ok(()))
 }
 
+/// Makes the plan for what is lost, saves it, and applies it: one command.
+///
+/// # Errors
+/// If the store fails before anything was done.
+pub async fn plan_and_apply(args: &args::Apply, context: &Context, voice: Voice) -> Result<Exit> {
+    let intent = match intent::emergency(args, &context.topology) {
+        Ok(intent) => intent,
+        Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
+    };
+    clear_the_way(args, context).await?;
+    let format = if voice.json { PlanFormat::Json } else { PlanFormat::Text };
+    let form = show::form(format, true, args.common.output);
+    match super::plan::planned(context, &intent).await? {
+        Planned::Nothing(notes) => {
+            print(&report::answer(PlanAnswer::Nothing(&notes), form));
+            Ok(Exit::Success)
+        }
+        Planned::Refused(refusals) => {
+            let (wish, exit) = (intent.title(), Exit::Refused);
+            let refused = PlanAnswer::Refused { wish: &wish, refusals: &refusals, exit_code: exit as u8 };
+            print(&report::answer(refused, form));
+            Ok(exit)
+        }
+        Planned::Plan(plan) => {
+            let text = plan.to_yaml()?;
+            let file = Path::new("plans").join(format!("{}.yaml", plan.id));
+            // The run keeps its text as well: nothing waits for a disk.
+            match files::create(&file, &text) {
+                Ok(()) => eprint(&format!("note: the plan is saved as {}\n", file.display())),
+                Err(error) => eprint(&format!("warning: the plan could not be saved as {}: {error}\n", file.display())),
+            }
+            let digest = document::digest(text.as_bytes());
+            apply::apply(args, context, Saved { plan: *plan, digest, text }, voice).await
+        }
+    }
+}
+
+/// Planned work gives way: a run at work is asked to stop, and what a dead one left in the middle is settled first.
+///
+/// # Errors
+/// If the store fails.
+pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<()> {
+    let dead = match unlock::at_work(&*context.store).await? {
+        AtWork::Somebody(lock) => preempt(context, &lock).await?,
+        at_work => at_work,
+    };
+    let dead = match dead {
+        AtWork::Somebody(_) => return Ok(()),
+        AtWork::Dead(lock) => Some(lock),
+        AtWork::Nobody => None,
+    };
+    let Some(run) = go_on::unsettled(context).await? else { return Ok(()) };
+    eprint(&format!("note: run {run} died in the middle of what stands or falls as one; that is settled first\n"));
+    let Some(plan) = Past::of(&context.store.records(&run).await?).and_then(|past| past.plan().ok().flatten()) else {
+        return Ok(());
+    };
+    let telling = Telling { format: args.format, output: args.common.output };
+    let settled = conduct(telling, |stop, events| {
+        let (how, holder) = (How::Settle, process::holder());
+        let request = GoOn { run, plan, how, holder, dead, overrides: Overrides::new(), stop, events };
+        context.engine.go_on(request, Arc::clone(&context.store))
+    });
+    if let Err(why) = settled.await? {
+        eprint(&format!("warning: it could not be settled: {why}\n"));
+    }
+    Ok(())
+}
+
 /// Asks a planned run on this machine to stop, and waits until it has; what it leaves in the middle, its guard ends.
 ///
 /// # Errors
 /// If the store fails.
-pub async fn preempt(context: &Context, lock: &Lock) -> Result<AtWork> {
+async fn preempt(context: &Context, lock: &Lock) -> Result<AtWork> {
     let pid = lock.holder.process.as_ref().and_then(|process| Pid::from_raw(i32::try_from(process.pid).ok()?));
     if let (Some(pid), Life::Lives) = (pid, process::life(&lock.holder)) {
         eprint(&format!("note: run {} of {} is asked to stop: something is lost\n", lock.run, lock.holder.name));

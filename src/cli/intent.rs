@@ -40,14 +40,14 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
         share: reader.each("--share", &args.share, Reader::share),
         lower_ttl: reader.services(args.lower_ttl.as_deref()),
         raise_ttl: reader.services(args.raise_ttl.as_deref()),
-        lost: reader.lost(&args.lost),
-        attested: args.attest_fenced.then(|| attestation(args.reason.as_deref())),
-        accept_loss: reader.each("--accept-loss", &args.accept_loss, Reader::accepted),
-        survivor: reader.each("--survivor", &args.survivor, Reader::survivor),
-        overrides: reader.all(overrides(&args.overrides, args.reason.as_deref())),
         reason: args.reason.clone(),
         review_by: args.review_by.as_deref().and_then(|text| reader.keep(moment(text, now))),
+        ..reader.loss(&args.loss, &args.overrides, args.reason.as_deref())
     };
+    let planned = [&args.drain, &args.restore, &args.primary, &args.share].into_iter().any(|flags| !flags.is_empty());
+    if !intent.lost.is_empty() && (planned || args.lower_ttl.is_some() || args.raise_ttl.is_some()) {
+        reader.wrong.push("--lost stands alone: planned work waits until the loss is dealt with".to_owned());
+    }
     if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
 }
 
@@ -76,6 +76,16 @@ pub(super) fn overrides(gates: &[String], reason: Option<&str>) -> Result<Overri
         wrong.push("--override needs a reason: add --reason TEXT".to_owned());
         Err(wrong)
     }
+}
+
+/// The intent of the flags of `handover apply --lost`.
+///
+/// # Errors
+/// Everything that is wrong with them, one sentence each.
+pub(super) fn emergency(args: &args::Apply, topology: &Topology) -> Result<Intent, Vec<String>> {
+    let mut reader = Reader { topology, wrong: Vec::new() };
+    let intent = reader.loss(&args.loss, &args.overrides, args.reason.as_deref());
+    if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
 }
 
 /// The losses that are accepted.
@@ -112,6 +122,19 @@ impl Reader<'_> {
     fn facilities(&mut self, names: &[String]) -> BTreeSet<FacilityName> {
         let topology = self.topology;
         names.iter().filter_map(|name| self.keep(known(name, "facility", topology.facilities.keys()))).collect()
+    }
+
+    /// What is lost, and what an operator says of it.
+    fn loss(&mut self, args: &args::Loss, gates: &[String], reason: Option<&str>) -> Intent {
+        Intent {
+            lost: self.lost(&args.lost),
+            attested: args.attest_fenced.then(|| attestation(reason)),
+            accept_loss: self.each("--accept-loss", &args.accept_loss, Reader::accepted),
+            survivor: self.each("--survivor", &args.survivor, Reader::survivor),
+            overrides: self.all(overrides(gates, reason)),
+            reason: reason.map(str::to_owned),
+            ..Intent::default()
+        }
     }
 
     /// Facilities and targets, by the names that operators use.

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
+use jiff::Timestamp;
 
 use super::args::{self, PlanFormat};
 use super::context::{Context, print};
@@ -74,14 +75,7 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
         print(&text);
         return Ok(exit);
     }
-    let live = context.engine.observe().await;
-    let planned = match plan::make(&context.topology, &intent, &holds, &live, now) {
-        Planned::Plan(plan) => match context.engine.impossible(&plan) {
-            impossible if impossible.is_empty() => Planned::Plan(plan),
-            impossible => Planned::Refused(impossible),
-        },
-        other => other,
-    };
+    let planned = observed(context, &intent, &holds, now).await;
     let (exit, text) = match planned {
         Planned::Nothing(notes) => (Exit::Success, report::answer(PlanAnswer::Nothing(&notes), form)),
         Planned::Refused(refusals) => refused(&refusals),
@@ -99,6 +93,29 @@ async fn make(args: &args::Plan, context: &Context, voice: Voice) -> Result<Exit
     };
     print(&text);
     Ok(exit)
+}
+
+/// What a wish comes to, by what the store holds and the targets say.
+///
+/// # Errors
+/// If the store fails.
+pub async fn planned(context: &Context, intent: &Intent) -> Result<Planned> {
+    let holds: Vec<HoldKind> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
+    if let Err(refusals) = plan::possible(&context.topology, intent, &holds) {
+        return Ok(Planned::Refused(refusals));
+    }
+    Ok(observed(context, intent, &holds, context.engine.now()).await)
+}
+
+async fn observed(context: &Context, intent: &Intent, holds: &[HoldKind], now: Timestamp) -> Planned {
+    let live = context.engine.observe().await;
+    match plan::make_knowing(&context.topology, intent, holds, &live, &context.engine.known(), now) {
+        Planned::Plan(plan) => match context.engine.impossible(&plan) {
+            impossible if impossible.is_empty() => Planned::Plan(plan),
+            impossible => Planned::Refused(impossible),
+        },
+        other => other,
+    }
 }
 
 /// What to do about a plan that could not be saved.

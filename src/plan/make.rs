@@ -12,6 +12,7 @@ use super::followers::Followers;
 use super::intent::{HoldKind, Intent};
 use super::lost::decide::decide;
 use super::lost::known::Known;
+use super::lost::owed;
 use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
@@ -60,6 +61,7 @@ pub fn make_knowing(
     }
     let decided = decide(topology, intent, &mut desired, &mut changes, live, known);
     notes.extend(decided.notes);
+    notes.extend(owed::settle(topology, holds, &mut desired, &changes, live));
     refusals.extend(decided.refusals);
     notes.extend(changes.silent.iter().cloned());
     notes.extend(unsaved_notes(topology, live));

@@ -4,6 +4,7 @@
 //! no name is empty, no database has two primaries, and no client is led elsewhere; after the last step there is nothing left to do.
 
 mod edge_and_dns;
+mod emergency;
 mod intents;
 mod lost;
 mod members;

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use self::holds::Held;
 pub(in crate::plan) use self::services::short_ttl;
-use super::intent::{Depth, HoldKind, Intent, LetGo, Shares};
+use super::intent::{Depth, HoldKind, Intent, LetGo, LostThing, Shares};
 use super::live::{self, backend_of};
 use super::lost::evidence::Lost;
+use super::lost::owed;
 use super::operator;
 use crate::model::{
     DatabaseName, FacilityName, FacilityState, ForeignName, JobName, Live, RecordKey, RecordSet, RecordType, Scope,
@@ -184,6 +185,7 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
         notes: Vec::new(),
     };
     wanted.fill_facilities(topology, intent, &held, live, &mut refusals);
+    refusals.extend(owed::refusals(intent, holds));
     refusals.extend(operator::needed(topology, intent).into_iter().map(|needed| needed.refusal));
     wanted.fill_services(topology, intent, &held, &mut refusals);
     wanted.fill_databases(topology, intent, &held, live, &mut refusals);
@@ -219,6 +221,14 @@ impl Desired {
     /// True if nothing may wait: something was just lost.
     pub fn urgent(&self) -> bool {
         !self.flagged.is_empty()
+    }
+
+    /// True if this plan's own flag says that this is lost.
+    pub(super) fn flagged_as(&self, what: &LostThing) -> bool {
+        match what {
+            LostThing::Facility(facility) => self.flagged.facilities.contains(facility),
+            LostThing::Target(target) => self.flagged.targets.contains(target),
+        }
     }
 
     /// Who serves and who is out.

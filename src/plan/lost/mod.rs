@@ -5,5 +5,6 @@ pub mod evidence;
 pub mod failover;
 pub mod known;
 pub mod loss;
+pub(super) mod owed;
 pub(super) mod parting;
 pub mod returned;

@@ -63,7 +63,9 @@ fn an_old_primary_that_comes_back_writing_is_fenced_and_rebuilt_before_anything_
     world.settle(&plan);
     assert_eq!(world.writable(&"accounts".into()), [TargetId::member(&"accounts".into(), "b")]);
     assert_eq!(world.seen("accounts", "a").lineage.timeline, 2);
-    nothing_to_do(&world, &lost());
+    // What was owed is done, and its hold ends with the plan.
+    assert_eq!(plan.releases, lost());
+    nothing_to_do(&world, &plan.holds);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::model::text::same_member;
 use crate::model::{Action, Condition, Database, DatabaseName, Job, JobName, Role, Span, TargetId};
 use crate::plan::build::{After, step};
 use crate::plan::diff::{FollowChange, RouteChange};
+use crate::plan::lost::returned;
 use crate::plan::step::{Step, Work};
 use crate::plan::{live, switchover};
 
@@ -135,10 +136,14 @@ impl Order<'_> {
                 };
                 others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
             };
+            let slots = self.repair_slots(stage, database, change, needs);
+            let rebuilt =
+                returned::add(&mut self.builder, stage, database, primary, &change.rebuild, self.live, &slots);
             let follow = switchover::Follow {
                 database,
                 primary,
-                rejoin: change.members.iter().collect(),
+                rebuilt,
+                rejoin: change.members.iter().filter(|(id, _)| !change.rebuild.contains_key(*id)).collect(),
                 replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
                 later: Vec::new(),
                 keeping: Vec::new(),
@@ -151,7 +156,6 @@ impl Order<'_> {
                     .collect(),
                 synchronous: change.synchronous.to.clone(),
             };
-            let slots = self.repair_slots(stage, database, change, needs);
             done.extend(follow.add(&mut self.builder, stage, &slots));
         }
     }

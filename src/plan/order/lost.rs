@@ -211,6 +211,7 @@ impl Order<'_> {
             database,
             primary: to,
             rejoin: followers.iter().map(|id| (id, to)).collect(),
+            rebuilt: After::new(),
             replicas: names.iter().cloned().collect(),
             later: Vec::new(),
             keeping: Vec::new(),

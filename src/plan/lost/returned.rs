@@ -129,36 +129,47 @@ pub fn in_charge<'a>(
     returned.iter().all(older).then_some(*chief)
 }
 
-/// Adds the steps that rebuild members, each fenced before where that is needed; returns what each ends with.
-pub(in crate::plan) fn add(
+/// Adds the steps that fence members which take writes although another one is in charge: before anything else, so that there is one
+/// primary only.
+pub(in crate::plan) fn quarantine(
     builder: &mut Builder,
     stage: usize,
     database: &Database,
     primary: &Peer,
     rebuild: &BTreeMap<TargetId, Rebuild>,
     live: &Live,
+) -> After {
+    let fenced = rebuild.iter().filter(|(_, rebuild)| rebuild.fence).map(|(member, _)| {
+        let (name, to) = (member.name(), primary.member.name());
+        let lineage = live::member(live, member).map(|facts| facts.lineage.clone());
+        let fence = step(
+            format!("db.{}.quarantine.{name}", database.name),
+            stage,
+            format!("fence {name}: {to} is in charge of {}", database.name),
+            Work::on(member, Action::Fence { successor: primary.clone() }),
+        )
+        .why("It still takes writes that nobody else has. From here on it can only come back as a replica.")
+        .before(member, Condition::Role { role: Role::Primary, lineage })
+        .after(member, Condition::Role { role: Role::Fenced, lineage: None })
+        .irreversible(format!("{to} is in charge: two would take writes"))
+        .takes(Span::secs(1), Span::secs(120));
+        builder.push(fence)
+    });
+    fenced.collect()
+}
+
+/// Adds the steps that rebuild members; returns what each ends with.
+pub(in crate::plan) fn add(
+    builder: &mut Builder,
+    stage: usize,
+    database: &Database,
+    primary: &Peer,
+    rebuild: &BTreeMap<TargetId, Rebuild>,
     needs: &After,
 ) -> After {
     let mut done = After::new();
-    for (member, Rebuild { fence, why }) in rebuild {
+    for (member, Rebuild { why, .. }) in rebuild {
         let (name, to) = (member.name(), primary.member.name());
-        let mut needs = needs.clone();
-        if *fence {
-            let lineage = live::member(live, member).map(|facts| facts.lineage.clone());
-            let fence = step(
-                format!("db.{}.quarantine.{name}", database.name),
-                stage,
-                format!("fence {name}: {to} is in charge"),
-                Work::on(member, Action::Fence { successor: primary.clone() }),
-            )
-            .why("It still takes writes that nobody else has. From here on it can only come back as a replica.")
-            .before(member, Condition::Role { role: Role::Primary, lineage })
-            .after(member, Condition::Role { role: Role::Fenced, lineage: None })
-            .irreversible(format!("{to} is in charge: two would take writes"))
-            // Nothing waits for anything else before there is one primary only.
-            .takes(Span::secs(1), Span::secs(120));
-            needs.insert(builder.push(fence));
-        }
         let rebuild = step(
             format!("db.{}.rebuild.{name}", database.name),
             stage,
@@ -175,7 +186,7 @@ pub(in crate::plan) fn add(
         ))
         // By pg_rewind seconds, by a new copy as long as the database is large.
         .takes(Span::secs(30), Span::secs(12 * 3600));
-        done.insert(builder.push(rebuild.needs(&needs)));
+        done.insert(builder.push(rebuild.needs(needs)));
     }
     done
 }

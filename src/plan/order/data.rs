@@ -112,6 +112,24 @@ impl Order<'_> {
         uses
     }
 
+    /// Who takes writes although another one is in charge is fenced before anything else.
+    pub(super) fn quarantine(&mut self) -> After {
+        let two = self.changes.follows.iter().filter(|change| change.rebuild.values().any(|rebuild| rebuild.fence));
+        let two: Vec<&FollowChange> = two.collect();
+        let mut fenced = After::new();
+        if two.is_empty() {
+            return fenced;
+        }
+        let names = crate::model::text::list(two.iter().map(|change| &change.database));
+        let stage = self.builder.stage(format!("Quarantine: {names} with one primary only"), Vec::new());
+        for change in two {
+            let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            let (primary, rebuild) = (&change.primary, &change.rebuild);
+            fenced.extend(returned::quarantine(&mut self.builder, stage, database, primary, rebuild, self.live));
+        }
+        fenced
+    }
+
     pub(super) fn repair_replication(&mut self, needs: &After, done: &mut After) {
         for change in &self.changes.follows {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
@@ -138,7 +156,7 @@ impl Order<'_> {
             };
             let slots = self.repair_slots(stage, database, change, needs);
             let rebuilt =
-                returned::add(&mut self.builder, stage, database, primary, &change.rebuild, self.live, &slots);
+                returned::add(&mut self.builder, stage, database, primary, &change.rebuild, &slots);
             let follow = switchover::Follow {
                 database,
                 primary,

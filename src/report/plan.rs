@@ -13,7 +13,7 @@ pub(super) use markdown::{escaped, row};
 use super::describe;
 use super::layout::{Group, Tree, layout};
 use super::text::{Page, Style, Text, Tone, command, count, duration, moment};
-use crate::model::TargetId;
+use crate::model::{Action, TargetId};
 use crate::model::text::list;
 use crate::plan::{Plan, Step, StepId, Undo, Work};
 

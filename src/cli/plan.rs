@@ -108,10 +108,7 @@ pub async fn planned(context: &Context, intent: &Intent) -> Result<Planned> {
 }
 
 async fn observed(context: &Context, intent: &Intent, holds: &[HoldKind], now: Timestamp) -> Planned {
-    let live = match intent.lost.is_empty() {
-        true => context.engine.observe().await,
-        false => context.engine.observe_from_elsewhere_too().await,
-    };
+    let live = context.observe(&intent.lost.with(holds)).await;
     match plan::make_knowing(&context.topology, intent, holds, &live, &context.engine.known(), now) {
         Planned::Plan(plan) => match context.engine.impossible(&plan) {
             impossible if impossible.is_empty() => Planned::Plan(plan),

@@ -3,6 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::Error;
 
 use super::field::{Field, Items, Raw, Section};
 use super::schema::NAME;
@@ -18,10 +19,8 @@ macro_rules! maps {
 }
 
 mod policy;
-mod values;
 
-pub(super) use self::policy::*;
-pub(super) use self::values::{Day, DayOfWeek, Moment, TimeOfDay, Transport};
+pub(super) use policy::*;
 
 // What stands here as documentation is what editors show: `schema` makes the JSON Schema of it.
 maps! {
@@ -86,7 +85,6 @@ maps! {
         #[schemars(required)]
         check: Items<String>,
         /// True if it stays cut off when its power comes back.
-        #[schemars(extend("default" = false))]
         survives_power_on: bool,
     }
     /// How addresses are withdrawn. Run where handover runs; no shell reads it.
@@ -182,7 +180,6 @@ maps! {
         /// Put over the settings of the zone, key by key.
         settings: Raw,
         /// Whether the zone can be changed at this server.
-        #[schemars(extend("default" = false))]
         updates: bool,
         /// The server that it gets the zone from; required without `updates`.
         transfers_from: String,
@@ -409,5 +406,29 @@ maps! {
         start: Raw,
         /// How one finds out whether it runs.
         check: Raw,
+    }
+}
+
+/// How commands get to a host.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Transport {
+    /// On the operator's machine.
+    Local,
+    /// By the operator's OpenSSH client.
+    #[default]
+    Ssh,
+}
+
+/// A date such as `2026-10-04`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Day(pub(super) jiff::civil::Date);
+
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        // A date alone: jiff would also take one with a time behind it.
+        let date = (text.len() == 10).then(|| text.parse().ok()).flatten();
+        date.map(Self).ok_or_else(|| Error::custom(format_args!("`{text}` is no date such as `2026-10-04`")))
     }
 }

@@ -12,8 +12,8 @@ use crate::transport::{Command, Transport, TransportError};
 /// Tries every address at once.
 const SCRIPT: &str = include_str!("reach.sh");
 
-/// How long an address may take to answer. Facilities are at most a few hundred milliseconds apart, and a busy host needs some too.
-const EACH: Duration = Duration::from_millis(600);
+/// How long an address may take to answer. Facilities are at most a few hundred milliseconds apart; opening the way to the host itself takes longer.
+const EACH: Duration = Duration::from_millis(400);
 
 /// Asks which of these addresses the host reaches.
 ///

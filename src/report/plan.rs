@@ -13,8 +13,8 @@ pub(super) use markdown::{escaped, row};
 use super::describe;
 use super::layout::{Group, Tree, layout};
 use super::text::{Page, Style, Text, Tone, command, count, duration, moment};
-use crate::model::{Action, TargetId};
 use crate::model::text::list;
+use crate::model::{Action, TargetId};
 use crate::plan::{Plan, Step, StepId, Undo, Work};
 
 /// How much of a plan is shown.

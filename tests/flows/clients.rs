@@ -1,8 +1,9 @@
 //! Clients by the path that users take, and what they saw.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -91,7 +92,21 @@ impl Clients {
     }
 
     /// Ends them; returns everything that they saw, and asserts that every acknowledged write is on the final primary.
-    pub fn end(mut self, world: &World) -> Report {
+    pub fn end(self, world: &World) -> Report {
+        let (report, output) = self.stop(world);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        report
+    }
+
+    /// Ends them after primaries were lost; returns how many acknowledged writes are not on the primaries now.
+    pub fn end_after_a_loss(self, world: &World) -> BTreeMap<String, u64> {
+        let (_, output) = self.stop(world);
+        let answers: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        answers.into_iter().map(|(name, answer)| (name, answer["lost"].as_u64().unwrap())).collect()
+    }
+
+    fn stop(mut self, world: &World) -> (Report, Output) {
         drop(self.input.take());
         self.reader.take().unwrap().join().unwrap();
         self.child.wait().unwrap();
@@ -104,10 +119,7 @@ impl Clients {
                 command.arg("--member").arg(format!("{database}=10.{facility}.0.100:{port}/{database}"));
             }
         }
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        report
+        (report, command.output().unwrap())
     }
 }
 

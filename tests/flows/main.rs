@@ -9,6 +9,7 @@ mod failures;
 mod history;
 mod intents;
 mod layouts;
+mod lost;
 mod powered;
 mod refusals;
 mod resumed;

@@ -155,8 +155,7 @@ impl Order<'_> {
                 others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
             };
             let slots = self.repair_slots(stage, database, change, needs);
-            let rebuilt =
-                returned::add(&mut self.builder, stage, database, primary, &change.rebuild, &slots);
+            let rebuilt = returned::add(&mut self.builder, stage, database, primary, &change.rebuild, &slots);
             let follow = switchover::Follow {
                 database,
                 primary,

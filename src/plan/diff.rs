@@ -2,6 +2,7 @@
 
 mod confirmed;
 mod dns;
+mod returned;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use super::desired::{Desired, OutBecause, Refusal};
 use super::followers;
 use super::live;
 use super::lost::failover::Failover;
+use super::lost::returned::{Rebuild, in_charge};
 use super::weights::Participant;
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
@@ -112,6 +114,8 @@ pub struct FollowChange {
     pub primary: Peer,
     /// The members that do not follow whom they should and can, each with whom.
     pub members: BTreeMap<TargetId, Peer>,
+    /// Those among them that become replicas anew.
+    pub rebuild: BTreeMap<TargetId, Rebuild>,
     /// The names that commits wait for, now and wanted.
     pub synchronous: FromTo<String>,
 }
@@ -224,7 +228,11 @@ impl Changes {
         }
         for change in &self.follows {
             let database = &change.database;
-            for (member, upstream) in &change.members {
+            for (member, rebuild) in &change.rebuild {
+                lines.push(format!("{} of {database} must be rebuilt: {}", member.name(), rebuild.why));
+            }
+            let simply = change.members.iter().filter(|(member, _)| !change.rebuild.contains_key(*member));
+            for (member, upstream) in simply {
                 lines.push(format!("{} of {database} does not follow {}", member.name(), upstream.member.name()));
             }
             if change.synchronous.from != change.synchronous.to {
@@ -327,6 +335,7 @@ impl Diff<'_> {
             let name = &database.name;
             let answered = database.members.values().all(|m| live::member(self.live, &m.target.id).is_some());
             let found = live::primaries(database, self.live);
+            let wish = self.desired.primaries.get(name).map(Vec::as_slice).unwrap_or_default();
             let primary = match found.as_slice() {
                 [one] => (*one).clone(),
                 [] if !answered || database.members.values().any(|m| self.desired.lost.contains(&m.target)) => continue,
@@ -336,6 +345,12 @@ impl Diff<'_> {
                         "look at its members' logs; promote one by hand only if you are sure that no other takes writes",
                     );
                     continue;
+                }
+                several
+                    if let Some(chief) = in_charge(database, several, &self.desired.lost, self.live)
+                        && wish.contains(chief) =>
+                {
+                    chief.clone()
                 }
                 several => {
                     let names: Vec<&str> = several.iter().map(|id| id.name()).collect();
@@ -351,7 +366,6 @@ impl Diff<'_> {
                 Some(Peer { member: id.clone(), address: member.target.address.clone() })
             };
             let (Some(from), Some(facts)) = (peer(&primary), live::member(self.live, &primary)) else { continue };
-            let wish = self.desired.primaries.get(name).map(Vec::as_slice).unwrap_or_default();
             if wish.is_empty() {
                 self.refuse(
                     format!(
@@ -428,7 +442,10 @@ impl Diff<'_> {
         // What was stopped with its facility is started with it.
         let on = |member: &&Member| !self.desired.powered_off.contains_key(&member.target.facility);
         let ids = database.members.values().filter(on).map(|member| &member.target.id);
-        let members: BTreeMap<TargetId, Peer> = ids.filter_map(|id| Some((id.clone(), aside(id)?))).collect();
+        let mut members: BTreeMap<TargetId, Peer> = ids.filter_map(|id| Some((id.clone(), aside(id)?))).collect();
+        let (rebuild, left) = self.returned(database, primary, facts);
+        members.retain(|id, _| !left.contains(id));
+        members.extend(rebuild.keys().map(|id| (id.clone(), primary.clone())));
         let from = facts.synchronous_names.clone();
         let others: Vec<&str> = database
             .members
@@ -441,15 +458,7 @@ impl Diff<'_> {
         if from != to || !members.is_empty() {
             let synchronous = FromTo { from, to };
             let (database, primary) = (database.name.clone(), primary.clone());
-            self.changes.follows.push(FollowChange { database, primary, members, synchronous });
-        }
-        for member in database.members.values().filter(on) {
-            if live::member(self.live, &member.target.id).is_some_and(|facts| facts.role == Role::Stopped) {
-                let name = member.target.id.name();
-                self.changes
-                    .silent
-                    .push(format!("{name} is stopped and did not end cleanly: rebuild it before it may follow"));
-            }
+            self.changes.follows.push(FollowChange { database, primary, members, rebuild, synchronous });
         }
     }
 

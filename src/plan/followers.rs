@@ -205,7 +205,9 @@ fn way(database: &Database, from: &TargetId, to: &TargetId, id: &TargetId, live:
     match facts.role {
         Role::Fenced => return Way::Returns,
         Role::Stopped => {
-            return Way::Left("it is stopped and did not end cleanly: rebuild it before it may follow".to_owned());
+            return Way::Left(
+                "it is stopped and did not end cleanly; `handover plan` rebuilds it afterwards".to_owned(),
+            );
         }
         Role::Primary => return Way::Left("it is a primary itself".to_owned()),
         Role::Replica => {}

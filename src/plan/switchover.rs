@@ -133,6 +133,8 @@ pub(super) struct Follow<'a> {
     pub(super) primary: &'a Peer,
     /// Members that are started or pointed elsewhere, with whom they then receive from: those of the primary come first.
     pub(super) rejoin: Vec<(&'a TargetId, &'a Peer)>,
+    /// The steps by which others that must stream in the end become replicas anew.
+    pub(super) rebuilt: After,
     /// Names of all that must stream from the primary in the end.
     pub(super) replicas: BTreeSet<String>,
     /// Names of those that follow it once they can: a slot waits for them.
@@ -168,6 +170,7 @@ impl Follow<'_> {
         };
         let (direct, below): (Vec<_>, Vec<_>) = self.rejoin.iter().partition(|(_, upstream)| *upstream == primary);
         let mut following = needs.clone();
+        following.extend(self.rebuilt);
         following.extend(
             direct.into_iter().map(|(member, upstream)| builder.push(rejoin("rejoin", member, upstream, needs))),
         );
@@ -448,6 +451,7 @@ impl Switchover<'_> {
                 .chain(below)
                 .collect(),
             left: below.keys().map(|id| id.name().to_owned()).collect(),
+            rebuilt: After::new(),
             replicas: self.followers.expected().chain(direct).map(str::to_owned).collect(),
             later: self.followers.later().map(|(id, _)| id.name().to_owned()).collect(),
             keeping: self.followers.keeping().collect(),

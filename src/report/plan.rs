@@ -13,7 +13,7 @@ pub(super) use markdown::{escaped, row};
 use super::describe;
 use super::layout::{Group, Tree, layout};
 use super::text::{Page, Style, Text, Tone, command, count, duration, moment};
-use crate::model::TargetId;
+use crate::model::{Action, TargetId};
 use crate::model::text::list;
 use crate::plan::{Plan, Step, StepId, Undo, Work};
 
@@ -193,7 +193,10 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
     }
     rows.push(("touches", touches(plan).into()));
     let points: Vec<String> = stages.iter().flat_map(NumberedStage::points_of_no_return).collect();
+    let rebuilds = |step: &&Step| matches!(&step.work, Work::Act { action: Action::Rebuild { .. }, .. });
+    let rebuilt = plan.steps.iter().filter(rebuilds).count();
     let text = match points.as_slice() {
+        [] if rebuilt > 0 => Text::from("what is rebuilt is not undone; ").with(Tone::Bad, count(rebuilt, "member")),
         [] => Text::of(Tone::Good, "every step can be undone"),
         [one] => {
             Text::from("everything can be undone until step ").with(Tone::Bad, format!("{one}, the point of no return"))

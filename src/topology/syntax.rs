@@ -85,7 +85,6 @@ maps! {
         #[schemars(required)]
         check: Items<String>,
         /// True if it stays cut off when its power comes back.
-        #[schemars(extend("default" = false))]
         survives_power_on: bool,
     }
     /// How addresses are withdrawn. Run where handover runs; no shell reads it.
@@ -181,7 +180,6 @@ maps! {
         /// Put over the settings of the zone, key by key.
         settings: Raw,
         /// Whether the zone can be changed at this server.
-        #[schemars(extend("default" = false))]
         updates: bool,
         /// The server that it gets the zone from; required without `updates`.
         transfers_from: String,

@@ -10,6 +10,7 @@ mod lost;
 mod members;
 mod powered;
 mod preflight;
+mod returned;
 #[path = "../common/carry_out.rs"]
 mod steps;
 mod world;

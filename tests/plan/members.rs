@@ -473,8 +473,12 @@ fn commits_are_made_to_wait_only_for_those_that_can_confirm() {
             facts.replicas.iter_mut().filter(|replica| replica.name == "m1").for_each(change);
         });
     };
+    // Nobody can rebuild it from here.
     let died = |world: &mut World| {
-        world.change_member("accounts", "m1", |facts| (facts.role, facts.receives_from) = (Role::Stopped, None));
+        world.change_member("accounts", "m1", |facts| {
+            (facts.role, facts.receives_from) = (Role::Stopped, None);
+            facts.capabilities.no_control = Some("it has no host".to_owned());
+        });
         world.change_member("accounts", "m0", |facts| facts.replicas.retain(|replica| replica.name != "m1"));
     };
     let hangs = |world: &mut World| {

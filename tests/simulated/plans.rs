@@ -1,5 +1,6 @@
 //! Plans by themselves: what their steps would do is done to the world, without an engine.
 
+use handover::model::Action;
 use handover::plan::{Intent, Plan, Planned, Step, Undo, Work, make};
 
 use crate::carry_out::{act, carry_out, chooser, comparable, demands, in_some_order, told_can};
@@ -37,10 +38,12 @@ fn prefixes(story: &Story, tally: &Tally) -> Result<(), String> {
                 carried_out += 1;
                 carry_out(&mut scene.world, &plan, &mut choose).map_err(told)?;
                 scene.ends(&plan);
-                if told_can(&mut scene.world).map_err(told)?
-                    && let Planned::Plan(rest) = scene.planned(&Intent::default())
+                let can = told_can(&mut scene.world).map_err(told)?;
+                if let Planned::Plan(rest) = scene.planned(&Intent::default())
+                    && (can || rebuilds(&rest))
                 {
-                    // Whom the file wants under another member gets there from the new primary.
+                    // Whom the file wants under another member gets there from the new primary; and no switchover waits until a member
+                    // that was stopped is rebuilt.
                     carry_out(&mut scene.world, &rest, &mut choose).map_err(told)?;
                 }
             }
@@ -51,6 +54,10 @@ fn prefixes(story: &Story, tally: &Tally) -> Result<(), String> {
         tally.empty();
     }
     Ok(())
+}
+
+fn rebuilds(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step.work, Work::Act { action: Action::Rebuild { .. }, .. }))
 }
 
 /// The same input gives the same plan, and what is saved is read again.

@@ -10,3 +10,4 @@ pub(super) mod parting;
 mod reach;
 
 pub use reach::vantages;
+pub mod returned;

@@ -7,6 +7,7 @@ use crate::model::text::same_member;
 use crate::model::{Action, Condition, Database, DatabaseName, Job, JobName, Role, Span, TargetId};
 use crate::plan::build::{After, step};
 use crate::plan::diff::{FollowChange, RouteChange};
+use crate::plan::lost::returned;
 use crate::plan::step::{Step, Work};
 use crate::plan::{live, switchover};
 
@@ -111,6 +112,24 @@ impl Order<'_> {
         uses
     }
 
+    /// Who takes writes although another one is in charge is fenced before anything else.
+    pub(super) fn quarantine(&mut self) -> After {
+        let two = self.changes.follows.iter().filter(|change| change.rebuild.values().any(|rebuild| rebuild.fence));
+        let two: Vec<&FollowChange> = two.collect();
+        let mut fenced = After::new();
+        if two.is_empty() {
+            return fenced;
+        }
+        let names = crate::model::text::list(two.iter().map(|change| &change.database));
+        let stage = self.builder.stage(format!("Quarantine: {names} with one primary only"), Vec::new());
+        for change in two {
+            let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            let (primary, rebuild) = (&change.primary, &change.rebuild);
+            fenced.extend(returned::quarantine(&mut self.builder, stage, database, primary, rebuild, self.live));
+        }
+        fenced
+    }
+
     pub(super) fn repair_replication(&mut self, needs: &After, done: &mut After) {
         for change in &self.changes.follows {
             let Some(database) = self.topology.databases.get(&change.database) else { continue };
@@ -135,10 +154,14 @@ impl Order<'_> {
                 };
                 others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
             };
+            let slots = self.repair_slots(stage, database, change, needs);
+            let rebuilt =
+                returned::add(&mut self.builder, stage, database, primary, &change.rebuild, &slots);
             let follow = switchover::Follow {
                 database,
                 primary,
-                rejoin: change.members.iter().collect(),
+                rebuilt,
+                rejoin: change.members.iter().filter(|(id, _)| !change.rebuild.contains_key(*id)).collect(),
                 replicas: others().filter(follows).map(|id| id.name().to_owned()).collect(),
                 later: Vec::new(),
                 keeping: Vec::new(),
@@ -151,7 +174,6 @@ impl Order<'_> {
                     .collect(),
                 synchronous: change.synchronous.to.clone(),
             };
-            let slots = self.repair_slots(stage, database, change, needs);
             done.extend(follow.add(&mut self.builder, stage, &slots));
         }
     }

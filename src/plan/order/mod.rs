@@ -98,13 +98,15 @@ impl Order<'_> {
     /// Proof first, then edge and DNS, databases, and what rests at the end; returns what the end waits for.
     fn planned(&mut self) -> After {
         let powered = self.power_up();
-        let proven = union(&union(&self.prove(), &self.prove_power()), &powered);
+        let fenced = self.quarantine();
+        let proven = union(&union(&union(&self.prove(), &self.prove_power()), &powered), &fenced);
         let admitted = self.admit(&proven);
         let published = self.records(true, &admitted);
-        let shifted = self.shift(&published);
+        let shifted = if self.only_at_the_lost() { self.edge_at_once(&published) } else { self.shift(&published) };
         let forgotten = self.records(false, &shifted);
         let forgotten = self.old_ttl(&forgotten);
         let switched = self.databases(&shifted);
+        let switched = self.regain(&switched);
         let emptied = self.sessions(&union(&forgotten, &shifted));
         let rested = self.maintenance(&emptied);
         let saved = self.saves();

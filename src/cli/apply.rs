@@ -43,7 +43,7 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
         None => None,
     };
     let context = match Context::open(&args.common, voice)? {
-        Ok(context) => context,
+        Ok(context) => context.remembering().await,
         Err(exit) => return Ok(exit),
     };
     let exit = match saved {

@@ -13,9 +13,10 @@ use super::exit::Exit;
 use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
-use crate::journal::Store;
+use crate::journal::{self, Store};
 use crate::model::{Live, TargetKind};
 use crate::plan::lost::evidence::Lost;
+use crate::plan::lost::known::Known;
 use crate::provider::{self, Registry, SystemClock};
 use crate::report::{Style, diagnostic};
 use crate::secret::SecretReader;
@@ -135,9 +136,29 @@ impl Context {
         Ok(Ok(Self { topology, source, engine, store, state, transport }))
     }
 
+    /// The same with what earlier observations have left to know.
+    pub async fn remembering(self) -> Self {
+        // What cannot be read is not known; whoever needs the store says what is wrong with it.
+        let sightings = self.store.sightings().await.unwrap_or_default();
+        let engine = self.engine.clone().knowing(journal::known(sightings, self.engine.now()));
+        Self { engine, ..self }
+    }
+
     /// Observes everything. Where something is lost it is not waited for, and the hosts elsewhere are asked as well.
     pub async fn observe(&self, lost: &Lost) -> Live {
-        if lost.is_empty() { self.engine.observe().await } else { self.engine.observe_without(lost).await }
+        let live = if lost.is_empty() { self.engine.observe().await } else { self.engine.observe_without(lost).await };
+        self.note(&live).await;
+        live
+    }
+
+    /// Notes who answered, and returns what is known with that.
+    pub async fn note(&self, live: &Live) -> Known {
+        let now = self.engine.now();
+        let before = self.store.sightings().await.unwrap_or_default();
+        let sightings = journal::sightings(before, live, now);
+        // A store that cannot be written now keeps no observation from being told.
+        let _ = self.store.saw(sightings.clone()).await;
+        journal::known(sightings, now)
     }
 
     /// Closes connections that would outlive the program.

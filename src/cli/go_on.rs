@@ -79,7 +79,7 @@ pub async fn rollback(args: args::Rollback) -> Result<Exit> {
 
 async fn go_on(asked: Asked<'_>, voice: Voice) -> Result<Exit> {
     let context = match Context::open(asked.common, voice)? {
-        Ok(context) => context,
+        Ok(context) => context.remembering().await,
         Err(exit) => return Ok(exit),
     };
     let exit = go_on_in(asked, &context, voice).await;

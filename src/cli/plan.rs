@@ -28,7 +28,7 @@ pub async fn run(args: args::Plan) -> Result<Exit> {
         return Ok(exit);
     }
     let context = match Context::open(&args.common, voice)? {
-        Ok(context) => context,
+        Ok(context) => context.remembering().await,
         Err(exit) => return Ok(exit),
     };
     let exit = make(&args, &context, voice).await;

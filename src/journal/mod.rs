@@ -6,11 +6,13 @@ mod lock;
 mod past;
 mod prune;
 mod record;
+mod sighting;
 
 pub use lock::{Here, Holder, Life, Lock, Process};
 pub use past::{Done, Open, Past, Stall};
 pub use prune::{Pruned, Pruning};
 pub use record::{Entry, Hold, How, Record, RunEnd, RunId, RunSummary};
+pub use sighting::{MemberSighting, Sighting, Silence, known, sightings};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -164,6 +166,19 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// If the store cannot be written; then nothing is forgotten.
     async fn prune(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError>;
+
+    /// Keeps what was seen of each of these targets, unless somebody has looked at it later. Not worth waiting for: it gives up soon where
+    /// somebody else is writing.
+    ///
+    /// # Errors
+    /// If the store cannot be written at once; then nothing is kept.
+    async fn saw(&self, sightings: Vec<Sighting>) -> Result<(), StoreError>;
+
+    /// What was last seen of every target, in the order of their identities.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    async fn sightings(&self) -> Result<Vec<Sighting>, StoreError>;
 }
 
 /// Leave to act for one step, or for the steps of one section. Only [`Journal::start`] makes one, after the intent was recorded

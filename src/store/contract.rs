@@ -6,9 +6,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::journal::{
-    Entry, Hold, HoldKind, Holder, How, Lock, Moment, Process, Record, RunEnd, RunId, Store, StoreError,
+    Entry, Hold, HoldKind, Holder, How, Lock, MemberSighting, Moment, Process, Record, RunEnd, RunId, Sighting,
+    Silence, Store, StoreError,
 };
-use crate::model::{Action, Condition, FromTo, RecordKey, RecordSet, RecordType, TargetId};
+use crate::model::{Action, Condition, FromTo, Lineage, Position, RecordKey, RecordSet, RecordType, Role, TargetId};
 use crate::plan::{Assumption, StepId};
 
 /// A store's place; opening it again is what another process, or the next one, does.
@@ -38,6 +39,7 @@ macro_rules! store_contract {
             what_was_appended_survives_a_holder_that_died
             records_read_back_as_written
             a_run_begins_and_ends_with_its_own_records
+            what_was_seen_last_is_kept_of_each_target
             a_list_says_who_is_at_work_and_when_they_were_last_heard
             only_runs_that_are_over_are_pruned_and_their_plans_stay_used
         }
@@ -326,6 +328,38 @@ pub async fn records_read_back_as_written(bench: impl Bench) {
     store.end(&lease, &written[3]).await.unwrap();
     assert_eq!(store.records(&run("1")).await.unwrap(), written);
     assert_eq!(store.records(&run("none")).await.unwrap(), []);
+}
+
+pub async fn what_was_seen_last_is_kept_of_each_target(bench: impl Bench) {
+    let (store, other) = (bench.open(), bench.open());
+    assert_eq!(store.sightings().await.unwrap(), []);
+    let (proxy, member) = (TargetId::proxy("west-lb1"), TargetId::member(&"accounts".into(), "west-pg1"));
+    let place = |position| MemberSighting {
+        role: Role::Primary,
+        lineage: Lineage { system: "7".to_owned(), timeline: 1 },
+        position: Position::Lsn(position),
+        synchronous_names: "ANY 1 (east_pg1)".to_owned(),
+        received_from: None,
+    };
+    let seen = |target: &TargetId, seconds, member| Sighting {
+        target: target.clone(),
+        at: Some(moment(seconds)),
+        member,
+        silence: None,
+    };
+    let silent = |before: &Sighting, since, last| Sighting {
+        silence: Some(Silence { since: moment(since), last: moment(last) }),
+        ..before.clone()
+    };
+    let (first_proxy, first_member) = (seen(&proxy, 0, None), seen(&member, 0, Some(place(100))));
+    store.saw(vec![first_proxy.clone(), first_member.clone()]).await.unwrap();
+    assert_eq!(other.sightings().await.unwrap(), [first_member.clone(), first_proxy.clone()]);
+
+    // The later look counts, whoever writes later.
+    let later = silent(&first_member, 20, 30);
+    other.saw(vec![later.clone()]).await.unwrap();
+    store.saw(vec![seen(&member, 10, Some(place(200)))]).await.unwrap();
+    assert_eq!(store.sightings().await.unwrap(), [later, first_proxy]);
 }
 
 pub async fn a_list_says_who_is_at_work_and_when_they_were_last_heard(bench: impl Bench) {

@@ -17,13 +17,18 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use self::lease::{held, next_token, not_used, prolong, take_lock};
 use self::schema::{FILE, VERSION, connect};
-use crate::journal::{Entry, Hold, Holder, Lease, Lock, Moment, Record, RunEnd, RunId, RunSummary, Store, StoreError};
+use crate::journal::{
+    Entry, Hold, Holder, Lease, Lock, Moment, Record, RunEnd, RunId, RunSummary, Sighting, Store, StoreError,
+};
 
 /// How long a lease lasts after its last renewal or append.
 pub const LEASE: Duration = Duration::from_secs(30);
 
 /// How long a write waits for another process that is just writing.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a write waits that is not worth waiting for.
+const BRIEFLY: Duration = Duration::from_millis(50);
 
 /// Why the file could not be used, with what the operator can do.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +112,20 @@ impl SqliteStore {
         }
     }
 
-    /// Runs `work` in one transaction on a thread that may block. Once begun it goes on to its end, even if the caller stops waiting.
     async fn transact<T: Send + 'static>(
         &self,
+        doing: &'static str,
+        behaviour: TransactionBehavior,
+        work: impl FnOnce(&Transaction<'_>, &str) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.transact_within(BUSY, doing, behaviour, work).await
+    }
+
+    /// Runs `work` in one transaction on a thread that may block. Once begun it goes on to its end, even if the caller stops waiting.
+    /// `patience` is how long it waits for another process that is writing.
+    async fn transact_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
         doing: &'static str,
         behaviour: TransactionBehavior,
         work: impl FnOnce(&Transaction<'_>, &str) -> Result<T, Failure> + Send + 'static,
@@ -118,6 +134,7 @@ impl SqliteStore {
         let blocking = move || {
             // A poisoned lock is usable: the transaction of the thread that panicked was rolled back.
             let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            connection.busy_timeout(patience)?;
             let transaction = connection.transaction_with_behavior(behaviour)?;
             let value = work(&transaction, &inner.topology)?;
             transaction.commit()?;
@@ -342,6 +359,33 @@ impl Store for SqliteStore {
         })
         .await
     }
+
+    async fn saw(&self, sightings: Vec<Sighting>) -> Result<(), StoreError> {
+        let (doing, behaviour) = ("noting who answers", TransactionBehavior::Immediate);
+        self.transact_within(BRIEFLY, doing, behaviour, move |transaction, topology| {
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO sightings (topology, target, looked_ms, sighting) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (topology, target) DO UPDATE SET looked_ms = excluded.looked_ms, sighting = excluded.sighting
+                     WHERE excluded.looked_ms >= sightings.looked_ms",
+            )?;
+            for sighting in &sightings {
+                let (looked, text) = (sighting.looked().as_millisecond(), serde_json::to_string(sighting)?);
+                insert.execute(params![topology, sighting.target.as_str(), looked, text])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sightings(&self) -> Result<Vec<Sighting>, StoreError> {
+        self.transact("reading who answered", TransactionBehavior::Deferred, |transaction, topology| {
+            let query = "SELECT sighting FROM sightings WHERE topology = ?1 ORDER BY target";
+            let mut query = transaction.prepare_cached(query)?;
+            let rows = query.query_map(params![topology], |row| row.get::<_, String>(0))?;
+            rows.map(|row| Ok(serde_json::from_str(&row?)?)).collect()
+        })
+        .await
+    }
 }
 
 fn make_holds(transaction: &Transaction<'_>, topology: &str, holds: &[Hold]) -> Result<(), Cause> {
@@ -440,7 +484,7 @@ mod tests {
         let path = dir.path().join(FILE);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(refusal(dir.path()).contains("newer handover (schema 7, this one knows 2)"));
+        assert!(refusal(dir.path()).contains("newer handover (schema 7, this one knows 3)"));
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
@@ -459,10 +503,34 @@ mod tests {
         old.execute_batch(&rows).unwrap();
         drop(old);
         let store = SqliteStore::open(dir.path(), "clickbank").unwrap();
+        assert_eq!(store.sightings().await.unwrap(), []);
         let [listed] = store.runs().await.unwrap().try_into().unwrap();
         assert_eq!((listed.run.0.as_str(), listed.title.as_str(), listed.last), ("1", "", listed.started));
         let records = store.records(&RunId("1".into())).await.unwrap();
         assert!(matches!(&records[0].record, Record::RunStarted { document: None, .. }), "{records:?}");
+    }
+
+    /// An observation never waits for somebody who writes, and is not kept from reading.
+    #[tokio::test]
+    async fn while_somebody_writes_the_file_is_opened_and_read_and_nothing_is_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path(), "clickbank").unwrap();
+        let mut other = Connection::open(dir.path().join(FILE)).unwrap();
+        let writing = other.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let began = std::time::Instant::now();
+        let again = SqliteStore::open(dir.path(), "clickbank").unwrap();
+        let seen = Sighting {
+            target: crate::model::TargetId::proxy("west-lb1"),
+            at: Some(Timestamp::UNIX_EPOCH),
+            member: None,
+            silence: None,
+        };
+        assert!(store.saw(vec![seen.clone()]).await.is_err());
+        assert_eq!((again.sightings().await.unwrap(), again.holds().await.unwrap()), (vec![], vec![]));
+        assert!(began.elapsed() < BUSY, "it waited for its turn: {:?}", began.elapsed());
+        writing.rollback().unwrap();
+        store.saw(vec![seen.clone()]).await.unwrap();
+        assert_eq!(again.sightings().await.unwrap(), [seen]);
     }
 
     #[test]

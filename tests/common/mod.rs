@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use handover::journal::{
-    Entry, Hold, Holder, Journal, Lease, Lock, Moment, Permit, Record, RunId, RunSummary, Store, StoreError,
+    Entry, Hold, Holder, Journal, Lease, Lock, Moment, Permit, Record, RunId, RunSummary, Sighting, Store, StoreError,
 };
 use handover::plan::StepId;
 
@@ -22,6 +22,7 @@ pub fn taken(outcome: &handover::provider::Outcome) {
 #[derive(Default)]
 pub struct MemoryStore {
     entries: Mutex<Vec<Entry>>,
+    sightings: Mutex<std::collections::BTreeMap<handover::model::TargetId, Sighting>>,
 }
 
 #[async_trait]
@@ -84,6 +85,16 @@ impl Store for MemoryStore {
 
     async fn prune(&self, _runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn saw(&self, sightings: Vec<Sighting>) -> Result<(), StoreError> {
+        let sightings = sightings.into_iter().map(|sighting| (sighting.target.clone(), sighting));
+        self.sightings.lock().unwrap().extend(sightings);
+        Ok(())
+    }
+
+    async fn sightings(&self) -> Result<Vec<Sighting>, StoreError> {
+        Ok(self.sightings.lock().unwrap().values().cloned().collect())
     }
 }
 

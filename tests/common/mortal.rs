@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use handover::journal::{
-    Entry, Hold, HoldKind, Holder, Lease, Lock, Moment, Record, RunId, RunSummary, Store, StoreError,
+    Entry, Hold, HoldKind, Holder, Lease, Lock, Moment, Record, RunId, RunSummary, Sighting, Store, StoreError,
 };
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ struct Inner {
     entries: Vec<Entry>,
     holds: Vec<Hold>,
     lock: Option<Lock>,
+    sightings: std::collections::BTreeMap<handover::model::TargetId, Sighting>,
     token: u64,
     death: Option<Death>,
 }
@@ -191,5 +192,15 @@ impl Store for MortalStore {
 
     async fn prune(&self, _runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn saw(&self, sightings: Vec<Sighting>) -> Result<(), StoreError> {
+        let mut inner = self.inner.lock().unwrap();
+        inner.sightings.extend(sightings.into_iter().map(|sighting| (sighting.target.clone(), sighting)));
+        Ok(())
+    }
+
+    async fn sightings(&self) -> Result<Vec<Sighting>, StoreError> {
+        Ok(self.inner.lock().unwrap().sightings.values().cloned().collect())
     }
 }

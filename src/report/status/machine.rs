@@ -156,6 +156,9 @@ pub(super) struct TargetData {
     why: Option<String>,
     tried: Option<String>,
     advice: Option<String>,
+    /// Where it does not answer: what is known from before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<String>,
 }
 
 impl StatusData {
@@ -202,7 +205,7 @@ impl StatusData {
             databases: topology.databases.values().map(|database| self::database(database, live)).collect(),
             poolers: poolers(topology, live),
             jobs,
-            targets: topology.targets().map(|target| self::target(target, live)).collect(),
+            targets: topology.targets().map(|target| self::target(target, live, view)).collect(),
             holds: view.holds.clone(),
             problems: view.problems.clone(),
             drift: view.drift.clone(),
@@ -332,7 +335,7 @@ fn poolers(topology: &Topology, live: &Live) -> Vec<PoolerData> {
     topology.poolers.values().map(pooler).collect()
 }
 
-fn target(target: &Target, live: &Live) -> TargetData {
+fn target(target: &Target, live: &Live, view: &StatusView) -> TargetData {
     let (answer_seconds, unreachable) = match live.get(&target.id) {
         Some(Observed::Known { took, .. }) => (Some(took.as_secs_f64()), None),
         Some(Observed::Unreachable(unreachable)) => (None, Some(unreachable)),
@@ -348,5 +351,6 @@ fn target(target: &Target, live: &Live) -> TargetData {
         why: unreachable.map(|unreachable| unreachable.why.clone()),
         tried: unreachable.map(|unreachable| unreachable.tried.clone()),
         advice: unreachable.and_then(|unreachable| unreachable.advice.clone()),
+        last_seen: view.last_seen.get(&target.id).cloned(),
     }
 }

@@ -139,7 +139,8 @@ fn below(page: &mut Page, view: &StatusView) {
     if !view.unreachable.is_empty() {
         section(page, "Nothing is known about");
         for (target, why) in &view.unreachable {
-            page.item("  ✗ ", Text::of(Tone::Bad, target.as_str()).and(format!(": {why}")));
+            let seen = view.last_seen.get(target).map(|seen| format!("; {seen}")).unwrap_or_default();
+            page.item("  ✗ ", Text::of(Tone::Bad, target.as_str()).and(format!(": {why}{seen}")));
         }
     }
     if !view.problems.is_empty() {

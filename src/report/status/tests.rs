@@ -3,7 +3,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::*;
-use crate::journal::{Hold, RunId};
+use crate::journal::{self, Hold, RunId};
 use crate::model::Live;
 use crate::model::{Facts, Observed, Role, ServerFacts, TargetId, Unreachable};
 use crate::plan::HoldKind;
@@ -218,4 +218,26 @@ fn metrics_are_what_prometheus_reads() {
         assert_eq!(labels[0], ("topology".to_owned(), topology.name.clone()));
         assert!(series.insert((name, labels)));
     }
+}
+
+#[test]
+fn what_is_silent_is_told_with_what_is_known_from_before_and_what_others_say_of_it() {
+    let topology = topology();
+    let mut live = live(&topology, 0, "west");
+    let gone: Vec<TargetId> =
+        topology.targets().filter(|it| it.facility.as_str() == "west").map(|it| it.id.clone()).collect();
+    let before = journal::sightings(Vec::new(), &live, now());
+    for id in &gone {
+        unreachable(&mut live, id.clone(), "no answer within 1s", "test");
+    }
+    let later = now() + jiff::SignedDuration::from_secs(200);
+    let kept = journal::sightings(before, &live, later);
+    let known = journal::known(kept, later + jiff::SignedDuration::from_secs(20));
+    let mut view = StatusView::new(&topology, &live, &[], Vec::new(), now());
+    view.notes.extend(seen_from_elsewhere(&topology, &live, &known.before));
+    view.remember(&known);
+    let text = status(&view, Style::plain(200));
+    assert!(text.contains("last answered 3m 40s ago, as primary of timeline 3 at "), "{text}");
+    assert!(text.contains("west is partitioned: it does not answer us"), "{text}");
+    assert!(text.contains("east-pg1 in east still receives from west-pg1"), "{text}");
 }

@@ -1,11 +1,15 @@
 //! From what was declared and observed to what is shown: pure.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::observer::{MIN_RATE, Observer};
 use crate::journal::Hold;
 use crate::model::{FacilityName, Live, TargetId, Unreachable, text::list};
+use crate::plan::lost::known::Known;
+use crate::report::text::duration;
 use crate::topology::Topology;
 
 /// How bad it is; each has an exit code of `handover status`.
@@ -121,6 +125,8 @@ pub struct StatusView {
     pub share_basis: String,
     /// Targets that did not answer.
     pub unreachable: Vec<(TargetId, Unreachable)>,
+    /// What is known of those from before, as fragments: "last answered 3m ago".
+    pub last_seen: BTreeMap<TargetId, String>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// What differs from desired, one line each.
@@ -165,11 +171,24 @@ impl StatusView {
             rows,
             share_basis,
             unreachable,
+            last_seen: BTreeMap::new(),
             problems,
             drift,
             holds: holds.iter().map(held).collect(),
             notes,
             level,
+        }
+    }
+
+    /// Adds what is known from before of those that are silent.
+    pub fn remember(&mut self, known: &Known) {
+        for (id, _) in &self.unreachable {
+            let Some(age) = known.before.answered.get(id) else { continue };
+            let mut told = format!("last answered {} ago", duration(*age));
+            if let Some(seen) = known.members.get(id) {
+                told += &format!(", as {} of timeline {} at {}", seen.role, seen.lineage.timeline, seen.position);
+            }
+            self.last_seen.insert(id.clone(), told);
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) const FILE: &str = "handover.sqlite3";
 pub(super) const APPLICATION: i64 = 0x484e_444f;
 
 /// `PRAGMA user_version` of the schema below, with all that was added to it.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// Times are RFC 3339 where they are only shown, milliseconds since the epoch where they are compared.
 pub(super) const SCHEMA: &str = "
@@ -61,6 +61,17 @@ const VERSION_2: &str = "
     ALTER TABLE lease ADD COLUMN process TEXT NOT NULL DEFAULT 'null';
 ";
 
+/// What version 3 adds: what was last seen of each target, and when it was looked at.
+const VERSION_3: &str = "
+    CREATE TABLE sightings (
+        topology TEXT NOT NULL,
+        target TEXT NOT NULL,
+        looked_ms INTEGER NOT NULL,
+        sighting TEXT NOT NULL,
+        PRIMARY KEY (topology, target)
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// Opens the file, making it and its directory where they do not exist.
 pub(super) fn connect(dir: &Path, path: &Path) -> Result<Connection, Cause> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Cause::Directory)?;
@@ -76,7 +87,11 @@ pub(super) fn connect(dir: &Path, path: &Path) -> Result<Connection, Cause> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
-    migrate(&mut connection)?;
+    let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    // One that is as it should be is opened without writing: somebody else may be doing so for seconds.
+    if (version, application) != (VERSION, APPLICATION) {
+        migrate(&mut connection)?;
+    }
     Ok(connection)
 }
 
@@ -97,6 +112,9 @@ fn migrate(connection: &mut Connection) -> Result<(), Cause> {
     }
     if version < 2 {
         transaction.execute_batch(VERSION_2)?;
+    }
+    if version < 3 {
+        transaction.execute_batch(VERSION_3)?;
     }
     if version < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -4,7 +4,7 @@
 # packages are installed. Minimal systems lack procps too: `ps` and `kill`.
 set -eu
 
-packages="bind9 bind9-dnsutils haproxy pgbouncer unbound postgresql-15 openssh-server openssh-client iproute2 curl procps libfaketime $*"
+packages="bind9 bind9-dnsutils haproxy pgbouncer unbound postgresql-15 openssh-server openssh-client iproute2 curl procps libfaketime netcat-openbsd $*"
 
 missing=
 for package in $packages; do

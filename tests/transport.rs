@@ -3,20 +3,22 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
 use handover::model::{Host, TransportKind};
 use handover::transport::{Command, Output, Transport, TransportError};
-use tempfile::TempDir;
 use tokio::time::Instant;
 
 #[path = "common/ports.rs"]
 mod ports;
+#[path = "common/sshd.rs"]
+mod sshd;
 
 use ports::free_port;
+use sshd::Sshd;
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
@@ -185,88 +187,6 @@ async fn a_local_program_that_does_not_exist_was_not_run() {
     assert_eq!(why.why, "there is no such program");
 }
 
-/// A real sshd with one host key, one login key and a log, on a loopback port.
-struct Sshd {
-    directory: TempDir,
-    port: u16,
-    process: Child,
-}
-
-impl Sshd {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        // Without it sshd does not start, and only its package's service makes it.
-        std::fs::create_dir_all("/run/sshd").unwrap();
-        for key in ["host", "login", "stranger"] {
-            let made =
-                Process::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]).status().unwrap();
-            assert!(made.success());
-        }
-        let port = free_port();
-        let config = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             LogLevel VERBOSE\nMaxSessions 3\n",
-            path("host"),
-            path("login.pub"),
-        );
-        std::fs::write(path("sshd_config"), config).unwrap();
-        let host_key = std::fs::read_to_string(path("host.pub")).unwrap();
-        std::fs::write(path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
-        let process = Process::new("/usr/sbin/sshd")
-            .args(["-D", "-f", &path("sshd_config"), "-E", &path("log")])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("install openssh-server");
-        let sshd = Self { directory, port, process };
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(std::time::Instant::now() < deadline, "sshd does not listen: {}", sshd.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        sshd
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    fn host(&self) -> Host {
-        let transport = TransportKind::Ssh { address: "127.0.0.1".to_owned(), user: None, port: Some(self.port) };
-        Host { name: "there".into(), transport, commands: BTreeMap::new() }
-    }
-
-    /// A transport whose operator has this configuration, and an unlucky one at that.
-    fn transport(&self, key: &str, known_hosts: &str) -> Transport {
-        let config = format!(
-            "Host *\n IdentityFile {}\n IdentitiesOnly yes\n IdentityAgent none\n UserKnownHostsFile {}\n \
-             GlobalKnownHostsFile /dev/null\n RemoteCommand uptime\n RequestTTY yes\n LogLevel QUIET\n LocalForward 1 localhost:1\n \
-             ExitOnForwardFailure yes\n",
-            self.path(key).display(),
-            self.path(known_hosts).display(),
-        );
-        let file = self.path(&format!("ssh_config.{key}.{known_hosts}"));
-        std::fs::write(&file, config).unwrap();
-        Transport::with_options(vec!["-F".to_owned(), file.display().to_string()])
-    }
-
-    fn logins(&self) -> usize {
-        self.log().matches("Accepted publickey").count()
-    }
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 fn why(outcome: Result<Output, TransportError>) -> String {
     match outcome {
         Err(error @ TransportError::NotRun(_)) => error.to_string(),
@@ -276,13 +196,13 @@ fn why(outcome: Result<Output, TransportError>) -> String {
 
 #[tokio::test]
 async fn commands_run_over_ssh() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     behaves(&sshd.transport("login", "known_hosts"), &sshd.host()).await;
 }
 
 #[tokio::test]
 async fn a_remote_command_is_ended_at_its_deadline() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     let transport = sshd.transport("login", "known_hosts");
     transport.warm_up(&sshd.host(), soon()).await.unwrap();
     is_ended_at_its_deadline(&transport, &sshd.host()).await;
@@ -290,7 +210,7 @@ async fn a_remote_command_is_ended_at_its_deadline() {
 
 #[tokio::test]
 async fn all_commands_share_one_connection_which_is_closed_at_the_end() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     let (transport, host) = (sshd.transport("login", "known_hosts"), sshd.host());
     let (one, two, three) = (argv(["true"]), argv(["true"]), argv(["true"]));
     let (one, two, three) = tokio::join!(
@@ -330,7 +250,7 @@ fn signal(signal: &str, pid: &str) {
 
 #[tokio::test]
 async fn a_broken_connection_is_unknown_and_opened_again() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     let (transport, host) = (sshd.transport("login", "known_hosts"), sshd.host());
     let server = transport.run(&host, &script(SERVER, &[]), None, soon()).await.unwrap().stdout;
     let begun = sshd.path("begun");
@@ -348,7 +268,7 @@ async fn a_broken_connection_is_unknown_and_opened_again() {
 
 #[tokio::test]
 async fn a_connection_that_hangs_costs_one_command_only() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     let (transport, host) = (sshd.transport("login", "known_hosts"), sshd.host());
     let server = transport.run(&host, &script(SERVER, &[]), None, soon()).await.unwrap().stdout;
     signal("-STOP", &server);
@@ -362,7 +282,7 @@ async fn a_connection_that_hangs_costs_one_command_only() {
 
 #[tokio::test]
 async fn whoever_is_not_let_in_ran_nothing_and_reads_why() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     let (host, touch) = (sshd.host(), sshd.path("touched"));
     let command = argv(["touch", touch.to_str().unwrap()]);
 
@@ -417,7 +337,7 @@ fn alias(name: &str) -> Host {
 /// What the operator's own configuration says of a host: its address, its key, its known hosts and the way to it.
 #[tokio::test]
 async fn the_operators_own_configuration_leads_through_a_jump_host() {
-    let (jump, far) = (Sshd::start(), Sshd::start());
+    let (jump, far) = (Sshd::start(free_port()), Sshd::start(free_port()));
     let section = |name: &str, sshd: &Sshd, more: &str| {
         format!(
             "Host {name}\n HostName 127.0.0.1\n Port {}\n IdentityFile {}\n UserKnownHostsFile {}\n{more}",
@@ -462,7 +382,7 @@ impl Drop for Agent {
 
 #[tokio::test]
 async fn a_key_that_only_an_agent_has_is_enough() {
-    let sshd = Sshd::start();
+    let sshd = Sshd::start(free_port());
     let socket = sshd.path("agent");
     let agent = Process::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
     let _agent = Agent(agent);

@@ -62,6 +62,11 @@ impl Layout {
                 add(target.facility.as_str(), address?)?;
             }
         }
+        for target in topology.vantages.values() {
+            if let Some(address) = target.host.as_deref().and_then(|host| ssh_address(&host.transport)) {
+                add(target.facility.as_str(), address?)?;
+            }
+        }
         for (facility, ips) in topology.services.values().flat_map(|service| &service.addresses) {
             for ip in ips {
                 add(facility.as_str(), v4(*ip)?)?;

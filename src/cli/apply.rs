@@ -103,7 +103,8 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     if let Err(why) = emergency::accepted(&saved.plan)? {
         return Ok(voice.refuse(&why));
     }
-    let live = context.engine.observe().await;
+    let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
+    let live = context.observe(&saved.plan.intent.lost.with(&held)).await;
     let stale = plan::stale(&saved.plan, &live);
     if !stale.is_empty() {
         match args.format {

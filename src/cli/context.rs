@@ -14,7 +14,8 @@ use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
 use crate::journal::Store;
-use crate::model::TargetKind;
+use crate::model::{Live, TargetKind};
+use crate::plan::lost::evidence::Lost;
 use crate::provider::{self, Registry, SystemClock};
 use crate::report::{Style, diagnostic};
 use crate::secret::SecretReader;
@@ -63,6 +64,7 @@ pub fn registry(secrets: &Arc<SecretReader>, transport: &Arc<Transport>) -> Regi
         .with("postgresql", Arc::new(provider::postgresql::Postgresql::new(secrets(), transport())))
         .with("pgbouncer", Arc::new(provider::pgbouncer::Pgbouncer::new(secrets(), transport())))
         .with("command", Arc::new(provider::command::CommandJobs::new(transport())))
+        .with("vantage", Arc::new(provider::vantage::Vantage::new(transport())))
 }
 
 /// A topology file as it was read.
@@ -131,6 +133,11 @@ impl Context {
         let state = state_directory(common.state_dir.as_deref(), &topology)?;
         let store = open_store(&state, &topology)?;
         Ok(Ok(Self { topology, source, engine, store, state, transport }))
+    }
+
+    /// Observes everything. Where something is lost it is not waited for, and the hosts elsewhere are asked as well.
+    pub async fn observe(&self, lost: &Lost) -> Live {
+        if lost.is_empty() { self.engine.observe().await } else { self.engine.observe_without(lost).await }
     }
 
     /// Closes connections that would outlive the program.

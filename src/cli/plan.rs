@@ -108,7 +108,7 @@ pub async fn planned(context: &Context, intent: &Intent) -> Result<Planned> {
 }
 
 async fn observed(context: &Context, intent: &Intent, holds: &[HoldKind], now: Timestamp) -> Planned {
-    let live = context.engine.observe().await;
+    let live = context.observe(&intent.lost.with(holds)).await;
     match plan::make_knowing(&context.topology, intent, holds, &live, &context.engine.known(), now) {
         Planned::Plan(plan) => match context.engine.impossible(&plan) {
             impossible if impossible.is_empty() => Planned::Plan(plan),

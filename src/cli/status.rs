@@ -13,6 +13,7 @@ use super::voice::Voice;
 use super::{files, watch};
 use crate::journal::Hold;
 use crate::model::Live;
+use crate::plan::lost::evidence::{Before, Lost};
 use crate::plan::{self, desired};
 use crate::report::{self, StatusData, StatusView, Style};
 
@@ -77,13 +78,14 @@ impl State {
     /// If the store fails.
     pub async fn observe(context: &Context) -> Result<Self> {
         let began = tokio::time::Instant::now();
-        let live = context.engine.observe().await;
+        let live = context.engine.observe_without(&Lost::default()).await;
         let (at, took) = (context.engine.now(), began.elapsed());
         let holds = context.store.holds().await?;
         let kinds: Vec<_> = holds.iter().map(|hold| hold.kind.clone()).collect();
         let (drift, notes) = plan::drift(&context.topology, &kinds, &live);
         let mut view = StatusView::new(&context.topology, &live, &holds, drift, at);
         view.notes.extend(notes);
+        view.notes.extend(report::seen_from_elsewhere(&context.topology, &live, &Before::default()));
         Ok(Self { live, holds, view, at, took })
     }
 

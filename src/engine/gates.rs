@@ -27,19 +27,25 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Requests sent through each proxy for a backend with too little traffic to judge by.
 const PROBES: u64 = 5;
 
+/// What a gate has seen of what is said to be lost.
+#[derive(Default)]
+struct Vigil {
+    /// It was alive once: what was known before counts no more.
+    answered: bool,
+    silent_since: Option<Instant>,
+}
+
 impl Run {
     /// Judges a gate; what was measured is recorded with the verdict.
     pub(super) async fn gate(self: &Arc<Self>, step: &Step, gate: &Gate) -> Result<String, Trouble> {
         let deadline = Instant::now() + step.deadline.0;
         let passed = gate.name().and_then(|name| self.plan.intent.overrides.get(&name));
-        let mut silent_since = None;
+        let mut watched = Vigil::default();
         let verdict = match gate {
             Gate::Soak { .. } => self.soak(step, gate, deadline).await?,
             _ => loop {
                 let verdict = match gate {
-                    Gate::Lost { lost, fenced_by_command } => {
-                        self.lost(lost, *fenced_by_command, &mut silent_since).await
-                    }
+                    Gate::Lost { lost, fenced_by_command } => self.lost(lost, *fenced_by_command, &mut watched).await,
                     _ => self.measure(gate).await,
                 };
                 if !matches!(verdict, Verdict::Hold(_)) || passed.is_some() || Instant::now() + INTERVAL >= deadline {
@@ -99,20 +105,21 @@ impl Run {
         }
     }
 
-    /// Whether what is said to be lost is. What this gate has watched since it was first found silent counts.
-    async fn lost(&self, lost: &Lost, fenced_by_command: bool, silent_since: &mut Option<Instant>) -> Verdict {
+    /// Whether what is said to be lost is. What this gate has watched since it was last found alive counts, and as long as it has not been,
+    /// what was known before.
+    async fn lost(&self, lost: &Lost, fenced_by_command: bool, watched: &mut Vigil) -> Verdict {
         let began = Instant::now();
-        let live = self.engine.observe().await;
+        let live = self.engine.observe_without(lost).await;
         let topology = &self.engine.topology;
         let targets = || topology.targets().filter(|target| lost.contains(target));
         if targets().any(|target| live::facts(&live, &target.id).is_ok()) {
-            *silent_since = None;
+            *watched = Vigil { answered: true, silent_since: None };
         }
-        let watched = silent_since.get_or_insert(began).elapsed();
+        let silent_for = watched.silent_since.get_or_insert(began).elapsed();
         let mut before = self.engine.known().before;
         for target in targets() {
             let silent = before.silent.entry(target.id.clone()).or_default();
-            *silent = watched.max(*silent);
+            *silent = if watched.answered { silent_for } else { silent_for.max(*silent) };
         }
         let attested = self.plan.intent.attested.clone();
         let verdict = evidence::judge(&evidence::gather(topology, lost, &live, &before, attested));

@@ -60,7 +60,7 @@ impl Engine {
     /// An engine for one topology. `timeout` bounds every question asked of a target (2 s by default on the command line).
     pub fn new(topology: Arc<Topology>, registry: Registry, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let units = topology.units.values().map(|unit| &unit.target);
-        let targets = topology.targets().chain(units).chain(topology.fences());
+        let targets = topology.targets().chain(units).chain(topology.fences()).chain(topology.vantages.values());
         let targets = targets.map(|target| (target.id.clone(), Arc::clone(target))).collect();
         Self {
             topology,

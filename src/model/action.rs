@@ -322,4 +322,6 @@ pub enum Scope {
     PoolerDatabases(BTreeSet<ForeignName>),
     /// Job: whether it runs.
     Job,
+    /// Vantage: which of these addresses (`host:port`) it reaches.
+    Reach(BTreeSet<String>),
 }

@@ -99,6 +99,8 @@ pub enum Facts {
     Pooler(PoolerFacts),
     /// About a job.
     Job(JobFacts),
+    /// What a host elsewhere reaches.
+    Vantage(VantageFacts),
 }
 
 macro_rules! narrow {
@@ -122,6 +124,7 @@ narrow! {
     member Member MemberFacts;
     pooler Pooler PoolerFacts;
     job Job JobFacts;
+    vantage Vantage VantageFacts;
 }
 
 /// The type of an address record.
@@ -371,6 +374,13 @@ pub struct ServerFacts {
 pub struct JobFacts {
     /// True while it runs.
     pub running: bool,
+}
+
+/// What a host elsewhere reaches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VantageFacts {
+    /// By address, as it was asked for: whether a TCP connection was made.
+    pub reached: BTreeMap<String, bool>,
 }
 
 /// Everything that was observed in one go.

@@ -91,6 +91,8 @@ pub enum TargetKind {
     Unit,
     /// What cuts a machine or a facility off, or its addresses.
     Fence,
+    /// A host elsewhere that says which addresses it reaches.
+    Vantage,
 }
 
 impl TargetKind {
@@ -104,6 +106,7 @@ impl TargetKind {
             Self::Pooler => "pooler",
             Self::Job => "job",
             Self::Unit => "unit",
+            Self::Vantage => "vantage",
             Self::Fence => "fence",
         }
     }
@@ -164,6 +167,11 @@ impl TargetId {
     /// What takes the addresses of the facility of this name off the Internet.
     pub fn withdrawal(facility: &FacilityName) -> Self {
         Self::make(TargetKind::Fence, Some("addresses"), facility.as_str())
+    }
+
+    /// The host elsewhere of this name, which says which addresses it reaches.
+    pub fn vantage(name: &str) -> Self {
+        Self::make(TargetKind::Vantage, None, name)
     }
 
     fn make(kind: TargetKind, scope: Option<&str>, name: &str) -> Self {

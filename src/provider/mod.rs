@@ -11,6 +11,7 @@ pub mod pgwire;
 mod poll;
 pub mod postgresql;
 pub mod rfc2136;
+pub mod vantage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -24,6 +24,6 @@ pub use runs::{
     RecordLine, RunLine, State, Story, Titles, prunable, pruned_json, runs, runs_json, story, story_html, story_json,
     story_markdown,
 };
-pub use status::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView, status};
+pub use status::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView, seen_from_elsewhere, status};
 pub use status::{DesiredShares, StatusData, prometheus};
 pub use text::{Style, failed};

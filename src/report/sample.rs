@@ -33,6 +33,8 @@ pub fn topology() -> Topology {
         power: Power::default(),
         uplinks: Vec::new(),
         cooling: None,
+        fence: None,
+        withdraw: None,
     };
     let zone: crate::model::ZoneName = "clickbank.example".into();
     let servers = both(|facility, net| {
@@ -131,7 +133,9 @@ pub fn topology() -> Topology {
             .into(),
         poolers: poolers.into_iter().collect(),
         hosts: BTreeMap::new(),
+        host_fences: BTreeMap::new(),
         jobs: [("billing".into(), billing)].into(),
+        vantages: BTreeMap::new(),
         units: BTreeMap::new(),
         policy: policy(),
         operator: None,
@@ -162,6 +166,7 @@ fn policy() -> Policy {
         parallel_switchovers: 3,
         windows: Vec::new(),
         freezes: Vec::new(),
+        shed: Vec::new(),
     }
 }
 

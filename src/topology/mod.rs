@@ -57,6 +57,8 @@ pub struct Topology {
     pub hosts: BTreeMap<HostName, Arc<Host>>,
     /// The jobs.
     pub jobs: BTreeMap<JobName, Job>,
+    /// Hosts elsewhere that say which addresses they reach. They are none of [`targets`](Self::targets): nothing is ever done to them.
+    pub vantages: BTreeMap<String, Arc<Target>>,
     /// How machines are cut off from outside, where that is declared.
     pub host_fences: BTreeMap<HostName, Fence>,
     /// What hosts stop and start by name, by their own commands.

@@ -49,6 +49,8 @@ maps! {
         hosts: Section<Host>,
         /// Cron jobs and queue workers by name: stopped before a switchover, started after it.
         jobs: Section<Job>,
+        /// Hosts elsewhere that are asked what they reach when something is silent, by name.
+        vantages: Section<Vantage>,
         /// What was decided once and for all.
         policy: Policy,
         /// Where runs are started and what they need there: none of it may live in a facility that is drained.
@@ -83,7 +85,6 @@ maps! {
         #[schemars(required)]
         check: Items<String>,
         /// True if it stays cut off when its power comes back.
-        #[schemars(extend("default" = false))]
         survives_power_on: bool,
     }
     /// How addresses are withdrawn. Run where handover runs; no shell reads it.
@@ -179,7 +180,6 @@ maps! {
         /// Put over the settings of the zone, key by key.
         settings: Raw,
         /// Whether the zone can be changed at this server.
-        #[schemars(extend("default" = false))]
         updates: bool,
         /// The server that it gets the zone from; required without `updates`.
         transfers_from: String,
@@ -371,6 +371,22 @@ maps! {
         commands: Section<Items<String>>,
         /// Makes sure that nothing on this machine takes writes any more; goes before the fence of its facility.
         fence: Fence,
+    }
+    /// A host elsewhere that says which addresses it reaches.
+    Vantage {
+        /// The facility where it stands: best one that it does not watch, and not the one that handover runs in.
+        #[schemars(required)]
+        facility: String,
+        /// How it is asked: `ssh`.
+        #[schemars(required)]
+        transport: Transport,
+        /// Its name or address as given to `ssh`.
+        #[schemars(required)]
+        address: String,
+        /// The login name; without it, that of the client's configuration.
+        user: String,
+        /// The TCP port; without it, that of the client's configuration.
+        port: u16,
     }
     /// A cron job or queue worker.
     Job {

@@ -108,6 +108,7 @@ pub fn comparable(world: &World) -> String {
             }
             Facts::Pooler(facts) => format!("{id} {:?}\n", facts.databases),
             Facts::Job(facts) => format!("{id} {facts:?}\n"),
+            Facts::Vantage(facts) => format!("{id} {facts:?}\n"),
             Facts::Server(_) => String::new(),
         };
     }

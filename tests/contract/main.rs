@@ -183,8 +183,11 @@ mod postgresql;
 mod rfc2136;
 mod silent;
 mod sim;
+mod vantage;
 
 #[path = "../common/healthy.rs"]
 mod healthy;
 #[path = "../common/postgres.rs"]
 mod servers;
+#[path = "../common/sshd.rs"]
+mod sshd;

@@ -8,7 +8,7 @@ use handover::model::{
     HealthCheck, Host, JobName, Observed, Place, Scope, Setting, SettingValue, Settings, Target, TargetId, TargetKind,
     TransportKind,
 };
-use handover::provider::{Provider, command, haproxy, http, pgbouncer, postgresql, rfc2136};
+use handover::provider::{Provider, command, haproxy, http, pgbouncer, postgresql, rfc2136, vantage};
 use handover::secret::SecretReader;
 use handover::transport::Transport;
 use tokio::time::Instant;
@@ -101,7 +101,13 @@ async fn a_target_that_accepts_and_never_answers_costs_its_deadline_and_is_named
             Scope::PoolerDatabases(["accounts".into()].into()),
             "no session before the deadline",
         ),
-        (Box::new(command::CommandJobs::new(transport())), job, Scope::Job, "no connection within"),
+        (Box::new(command::CommandJobs::new(transport())), job.clone(), Scope::Job, "no connection within"),
+        (
+            Box::new(vantage::Vantage::new(transport())),
+            Target { id: TargetId::vantage("mute"), kind: TargetKind::Vantage, ..job },
+            Scope::Reach(["127.0.0.1:1".to_owned()].into()),
+            "no connection within",
+        ),
     ];
     for (provider, target, scope, why) in subjects {
         let began = Instant::now();

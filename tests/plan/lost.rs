@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use handover::model::*;
-use handover::plan::lost::evidence::{Attestation, Before, Lost, Verdict, gather, judge};
+use handover::plan::lost::{
+    self,
+    evidence::{Attestation, Before, Lost, Verdict, gather, judge},
+};
 
 use crate::EXAMPLE;
 use crate::world::World;
@@ -152,4 +155,121 @@ fn a_single_target_is_judged_by_the_same_function() {
     let (verdict, lines) = told(&world, &only(&server), &long);
     assert_eq!(verdict.word(), "undecided", "{lines}");
     assert!(lines.contains("vantages"), "{lines}");
+}
+
+/// What a vantage reaches of what it is asked: everything but the addresses that begin with one of these.
+fn looks(world: &mut World, lost: &Lost, not: &[&str]) {
+    for (id, (_, scope)) in lost::vantages(&world.topology, lost) {
+        let Scope::Reach(asked) = scope else { panic!("{scope:?}") };
+        let reached = asked.into_iter().map(|address| {
+            let is = !not.iter().any(|prefix| address.starts_with(prefix));
+            (address, is)
+        });
+        let facts = Facts::Vantage(VantageFacts { reached: reached.collect() });
+        world.live.insert(id, Observed::Known { value: facts, took: Duration::ZERO });
+    }
+}
+
+#[test]
+fn a_vantage_is_a_witness_if_it_stands_in_another_place_and_sees_anything_at_all() {
+    // The operator is in the east, so the vantage in haven stands elsewhere, and nothing else does.
+    let mut world = World::healthy(&EXAMPLE.replace("runs_in: haven", "runs_in: east"));
+    silence(&mut world, &west());
+    checks(&mut world, "east", "west", Operational::Down);
+    cut_receivers(&mut world);
+    let long = silent_for(&world, &west(), Duration::from_secs(20));
+    let verdict = |world: &World| told(world, &west(), &long);
+
+    world.silence(&TargetId::vantage("toronto"));
+    let (undecided, lines) = verdict(&world);
+    assert_eq!(undecided.word(), "undecided", "{lines}");
+    assert!(lines.contains("a word of toronto"), "{lines}");
+
+    looks(&mut world, &west(), &[]);
+    let (partitioned, lines) = verdict(&world);
+    assert_eq!(partitioned.word(), "partitioned", "{lines}");
+    assert!(lines.contains("toronto in haven reaches west-app1, west-app2, west-lb1, west-lb2 and 6 more"), "{lines}");
+
+    looks(&mut world, &west(), &["10.10."]);
+    let (dead, lines) = verdict(&world);
+    assert_eq!(dead.word(), "dead", "{lines}");
+    assert!(lines.contains("toronto in haven reaches none of its "), "{lines}");
+
+    looks(&mut world, &west(), &["10."]);
+    let (undecided, lines) = verdict(&world);
+    assert_eq!(undecided.word(), "undecided", "{lines}");
+    assert!(lines.contains("it may be cut off itself"), "{lines}");
+
+    // A vantage that answers out of what is lost shows that it is not.
+    let haven = Lost { facilities: BTreeSet::from(["haven".into()]), targets: BTreeSet::new() };
+    assert_eq!(told(&world, &haven, &Before::default()).0.word(), "answers");
+}
+
+#[test]
+fn what_only_we_do_not_reach_is_our_own_path() {
+    let text = EXAMPLE.replace("runs_in: haven", "runs_in: west");
+    let east = Lost { facilities: BTreeSet::from(["east".into()]), targets: BTreeSet::new() };
+    // One target of the rest stands elsewhere, in haven; only what stands in the west, beside us, answers.
+    let world_text = text.replace(
+        "      east-app2: {facility: east, address: \"10.20.0.92:8082\", capacity: 500 rps}\n",
+        "      east-app2: {facility: east, address: \"10.20.0.92:8082\", capacity: 500 rps}\n      haven-app1: {facility: haven, address: \"10.30.0.92:8082\", capacity: 500 rps}\n",
+    );
+    assert_ne!(world_text, text);
+    let mut world = World::healthy(&world_text);
+    silence(&mut world, &east);
+    world.silence(&TargetId::server(&"website".into(), "haven-app1"));
+    let long = silent_for(&world, &east, Duration::from_secs(20));
+    looks(&mut world, &east, &[]);
+    let (verdict, lines) = told(&world, &east, &long);
+    assert_eq!(verdict.word(), "own path broken", "{lines}");
+    assert!(lines.contains("toronto in haven reaches haven-app1"), "{lines}");
+}
+
+#[test]
+fn a_receiver_that_heard_something_since_we_do_not_sees_it() {
+    let mut world = World::healthy(EXAMPLE);
+    silence(&mut world, &west());
+    checks(&mut world, "east", "west", Operational::Down);
+    let from = world.address_of(&TargetId::member(&"accounts".into(), "west-pg1")).unwrap();
+    let hears = |world: &mut World, age: u64| {
+        cut_receivers(world);
+        let (last_message, told_age) = (Duration::from_secs(age), Duration::from_secs(age));
+        let receiver = ReceiverFacts { from: from.clone(), last_message, told: Position::Lsn(100), told_age };
+        world.change_member("accounts", "east-pg1", |facts| facts.receiver = Some(receiver));
+    };
+    let long = silent_for(&world, &west(), Duration::from_secs(20));
+    hears(&mut world, 0);
+    assert_eq!(told(&world, &west(), &Before::default()).0.word(), "partitioned");
+    hears(&mut world, 18);
+    assert_eq!(told(&world, &west(), &long).0.word(), "partitioned", "since we lost sight of it");
+    // A connection on which nothing comes any more proves nothing, and does not stand against the others.
+    hears(&mut world, 25);
+    assert_eq!(told(&world, &west(), &long).0.word(), "dead");
+    // What was heard ends the silence, whoever heard it.
+    hears(&mut world, 12);
+    let (verdict, lines) = told(&world, &west(), &silent_for(&world, &west(), Duration::from_secs(11)));
+    assert_eq!(verdict.word(), "undecided", "{lines}");
+}
+
+#[test]
+fn few_addresses_of_each_facility_are_tried_and_always_those_that_are_named() {
+    let servers: String = (0..200)
+        .map(|n| format!("      west-app{n}x: {{facility: west, address: \"10.10.1.{n}:8080\", capacity: 800 rps}}\n"))
+        .collect();
+    let first = "      west-app1: {facility: west, address: \"10.10.0.91:8080\", capacity: 800 rps}\n";
+    let text = EXAMPLE.replacen(first, &format!("{first}{servers}"), 1);
+    let world = World::healthy(&text);
+    let asked = |lost: &Lost| -> BTreeSet<String> {
+        let (_, (_, scope)) = lost::vantages(&world.topology, lost).pop_first().unwrap();
+        let Scope::Reach(asked) = scope else { panic!("{scope:?}") };
+        asked
+    };
+    let all = asked(&west());
+    assert!(all.len() <= 2 * 16 + 4, "{}", all.len());
+    for address in ["10.10.0.100:5432", "10.20.0.100:5434", "10.10.0.53:53", "10.10.0.80:80"] {
+        assert!(all.contains(address), "{address}");
+    }
+    assert!(!all.contains("10.10.1.77:8080"));
+    let named = only(&TargetId::server(&"orderform".into(), "west-app77x"));
+    assert!(asked(&named).contains("10.10.1.77:8080"));
 }

@@ -14,7 +14,9 @@ use crate::layout::ssh_address;
 /// One `sshd` for each address.
 pub fn ssh(site: &Site<'_>) -> Result<Vec<Server>> {
     let mut hosts: BTreeMap<(Ipv4Addr, u16), &str> = BTreeMap::new();
-    for (name, host) in &site.topology.hosts {
+    let vantages = site.topology.vantages.values().filter_map(|target| target.host.as_ref());
+    for host in site.topology.hosts.values().chain(vantages) {
+        let name = &host.name;
         if let (Some(ip), TransportKind::Ssh { port, .. }) = (ssh_address(&host.transport), &host.transport) {
             hosts.entry((ip?, port.unwrap_or(22))).or_insert(name.as_str());
         }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use gather::{Before, gather};
 
 use crate::model::{FacilityName, Target, TargetId};
+use crate::plan::intent::{HoldKind, LostThing};
 
 /// What an operator says is lost: whole facilities, single targets, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,22 @@ impl Lost {
     /// True if nothing is lost.
     pub fn is_empty(&self) -> bool {
         self.facilities.is_empty() && self.targets.is_empty()
+    }
+
+    /// The same with what earlier runs have left as lost.
+    #[must_use]
+    pub fn with(&self, holds: &[HoldKind]) -> Self {
+        let mut lost = self.clone();
+        for hold in holds {
+            match hold {
+                HoldKind::Lost { what: LostThing::Facility(facility), .. } => {
+                    _ = lost.facilities.insert(facility.clone())
+                }
+                HoldKind::Lost { what: LostThing::Target(target), .. } => _ = lost.targets.insert(target.clone()),
+                _ => {}
+            }
+        }
+        lost
     }
 
     /// What operators call it, one name each.

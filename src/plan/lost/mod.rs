@@ -7,4 +7,7 @@ pub mod known;
 pub mod loss;
 pub(super) mod owed;
 pub(super) mod parting;
+mod reach;
+
+pub use reach::vantages;
 pub mod returned;

@@ -30,6 +30,7 @@ pub(super) fn live(topology: &Topology) -> Result<Live, Vec<Refusal>> {
                 Scope::Member => Facts::Member(Box::new(member(topology, &target, &wanted)?)),
                 Scope::PoolerDatabases(names) => Facts::Pooler(pooler(topology, &names, &wanted)),
                 Scope::Job => Facts::Job(JobFacts { running: true }),
+                Scope::Reach(_) => Facts::Vantage(VantageFacts::default()),
             };
             Some((id, known(facts)))
         })

@@ -22,7 +22,7 @@ pub const LATENCY: Duration = Duration::from_millis(20);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The names of the real providers: a simulation stands in for all of them.
-const NAMES: [&str; 6] = ["rfc2136", "haproxy", "http", "postgresql", "pgbouncer", "command"];
+const NAMES: [&str; 7] = ["rfc2136", "haproxy", "http", "postgresql", "pgbouncer", "command", "vantage"];
 
 /// The time of day in virtual time.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use super::healthy;
 use crate::model::{
     Action, Admission, BackendFacts, Backends, CLOSE_FRONTENDS, Facts, ForeignName, FromTo, JobFacts, Live, Observed,
     Operational, ProxyFacts, RecordKey, RecordSet, ReplicaFacts, Role, SAVE_STATE, Saved, Scope, ServerFacts,
-    ServerSetting, Target, TargetId, Unreachable, ZoneName, text,
+    ServerSetting, Target, TargetId, Unreachable, VantageFacts, ZoneName, text,
 };
 use crate::plan::{Refusal, backend_of};
 use crate::topology::Topology;
@@ -45,6 +45,8 @@ impl World {
         let mut live = healthy::live(&topology)?;
         let running = || Observed::Known { value: Facts::Job(JobFacts { running: true }), took: Duration::ZERO };
         live.extend(topology.units.keys().map(|unit| (unit.clone(), running())));
+        let idle = || Observed::Known { value: Facts::Vantage(VantageFacts::default()), took: Duration::ZERO };
+        live.extend(topology.vantages.values().map(|target| (target.id.clone(), idle())));
         let addresses = addresses(&topology);
         Ok(Self { topology, live, told: BTreeMap::new(), cut: BTreeMap::new(), off: BTreeMap::new(), addresses })
     }
@@ -98,12 +100,27 @@ impl World {
             }
             // What a verb has left behind is told only where it is asked for.
             (Facts::Member(facts), Some(Scope::Member)) => facts.settings.retain(|name, _| !name.starts_with(NATIVE)),
+            (Facts::Vantage(facts), Some(Scope::Reach(asked))) => {
+                facts.reached = asked.iter().map(|address| (address.clone(), self.listens(address))).collect();
+            }
             (Facts::Server(_), None | Some(Scope::Health(_)))
             | (Facts::Job(_), None | Some(Scope::Job))
             | (_, None) => {}
             _ => return Err("this is nothing that it can tell".to_owned()),
         }
         Ok(facts)
+    }
+
+    /// Whether somebody takes connections at an address; what is silent to us alone does.
+    fn listens(&self, address: &str) -> bool {
+        let alive = |id: &TargetId| self.live.get(id).is_some_and(|observed| observed.known().is_some());
+        self.addresses.iter().any(|(id, own)| own == address && alive(id) && self.role_allows(id))
+    }
+
+    /// False for a member that does not run.
+    fn role_allows(&self, id: &TargetId) -> bool {
+        let facts = self.live.get(id).and_then(Observed::known).and_then(Facts::member);
+        facts.is_none_or(|facts| !matches!(facts.role, Role::Fenced | Role::Stopped))
     }
 
     /// A request through the proxy at an address is answered if each of its backends has a server for it.
@@ -308,7 +325,12 @@ impl World {
 
 fn addresses(topology: &Topology) -> BTreeMap<TargetId, String> {
     let units = topology.units.values().map(|unit| &unit.target);
-    topology.targets().chain(units).map(|target| (target.id.clone(), target.address.clone())).collect()
+    topology
+        .targets()
+        .chain(units)
+        .chain(topology.vantages.values())
+        .map(|target| (target.id.clone(), target.address.clone()))
+        .collect()
 }
 
 fn gets_requests(setting: ServerSetting, operational: Operational) -> bool {

@@ -1,5 +1,6 @@
 //! What is, as a matrix of tiers and facilities, with a verdict.
 
+mod elsewhere;
 mod machine;
 mod observer;
 mod prometheus;
@@ -10,10 +11,17 @@ pub use prometheus::prometheus;
 pub use view::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView};
 
 use super::text::{Page, Style, Text, Tone, command, moment};
-use crate::model::text::list;
+use crate::model::{Live, text::list};
+use crate::plan::lost::evidence::Before;
+use crate::topology::Topology;
 
 /// Columns that are narrower than this are unreadable: rows become lists.
 const NARROWEST: usize = 24;
+
+/// What hosts elsewhere, proxies and replicas say of what is silent, one line each; nothing where everything answers.
+pub fn seen_from_elsewhere(topology: &Topology, live: &Live, before: &Before) -> Vec<String> {
+    elsewhere::notes(topology, live, before)
+}
 
 /// The whole status.
 pub fn status(view: &StatusView, style: Style) -> String {

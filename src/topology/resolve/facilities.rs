@@ -162,7 +162,7 @@ impl Resolver<'_, '_> {
         Some(words)
     }
 
-    fn transport(&self, host: syntax::Host, whose: &str, at: Place) -> Option<TransportKind> {
+    pub(super) fn transport(&self, host: syntax::Host, whose: &str, at: Place) -> Option<TransportKind> {
         match host.transport.required("transport", whose, at, self.reader.findings)? {
             Transport::Local => {
                 let ssh = [("address", host.address.place()), ("user", host.user.place()), ("port", host.port.place())];

@@ -9,6 +9,7 @@ mod facilities;
 mod policy;
 mod service;
 mod units;
+mod vantages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,6 +96,7 @@ pub(super) fn resolve<'a>(
     let poolers = this.poolers(&file.poolers);
     let databases = this.databases(&file.databases, !proxies.is_empty());
     let jobs = this.jobs(&file.jobs);
+    let vantages = this.vantages(&file.vantages);
     let policy = this.policy(&file.policy, facilities.len());
     let operator = this.operator(&file.operator);
     let store = this.store(&file.store);
@@ -109,6 +111,7 @@ pub(super) fn resolve<'a>(
         host_fences,
         hosts: this.hosts,
         jobs,
+        vantages,
         units: BTreeMap::new(),
         policy: policy?,
         operator,
@@ -116,6 +119,7 @@ pub(super) fn resolve<'a>(
         digest,
     };
     topology.units = units::units(&topology);
+    vantages::blind_spot(&file.vantages, &topology, this.reader.findings);
     Some(topology)
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{Attestation, Count, Evidence, Lost, Own, Says, Witness, WitnessKind};
 use crate::model::{
-    Database, Live, MemberFacts, Operational, Proxy, ProxyFacts, ProxyServerFacts, Role, Target, TargetId, text,
+    Database, Live, MemberFacts, Operational, Proxy, ProxyFacts, ProxyServerFacts, Role, Target, TargetId,
 };
 use crate::plan::live;
+use crate::plan::lost::reach::{self, Whose};
 use crate::topology::Topology;
 
 /// A receiver that has heard from its sender within so long receives: a loaded primary sends all the time.
@@ -42,6 +43,7 @@ pub fn gather(
         heard = heard.into_iter().chain(age).min();
         witnesses.push(witness);
     }
+    witnesses.extend(looking.vantages());
     witnesses.sort_by(|a, b| (a.kind, &a.place, &a.who).cmp(&(b.kind, &b.place, &b.who)));
     let told = witnesses.iter().filter(|witness| here.as_ref() != Some(&witness.place)).filter_map(|w| match w.says {
         Says::SeesNot { since, .. } => since,
@@ -54,9 +56,12 @@ pub fn gather(
     Evidence { lost: lost.clone(), here, own, witnesses, attested, silent_for, hold_down }
 }
 
-/// What we have asked ourselves.
+/// What we have asked ourselves. A vantage that answers out of what is lost shows that it is not.
 fn own(topology: &Topology, lost: &Lost, live: &Live, before: &Before) -> Own {
     let mut own = Own::default();
+    let answers = |target: &&std::sync::Arc<Target>| live.get(&target.id).is_some_and(|seen| seen.known().is_some());
+    let lost_vantages = topology.vantages.values().filter(|target| lost.contains(target)).filter(answers);
+    own.answers.extend(lost_vantages.map(|target| target.id.clone()));
     for target in topology.targets() {
         let Some(observed) = live.get(&target.id) else { continue };
         let id = target.id.clone();
@@ -124,7 +129,7 @@ impl Looking<'_> {
         let down = of_lost.iter().filter(|(_, facts)| facts.operational == Operational::Down).count();
         let says = if !found.is_empty() {
             let names: BTreeSet<&str> = found.iter().map(TargetId::name).collect();
-            Says::Sees(format!("finds {} up", text::list(names)))
+            Says::Sees(format!("finds {} up", super::words::few(&names)))
         } else if down == 0 {
             Says::CannotTell("checks none of its servers".to_owned())
         } else if up(&others).is_empty() {
@@ -199,6 +204,47 @@ impl Looking<'_> {
         }
     }
 
+    /// The hosts elsewhere that were asked.
+    fn vantages(&self) -> Vec<Witness> {
+        let outside = self.topology.vantages.values().filter(|target| !self.lost.contains(target));
+        let mut outside = outside.filter(|target| self.live.contains_key(&target.id)).peekable();
+        if outside.peek().is_none() {
+            return Vec::new();
+        }
+        let addresses = reach::addresses(self.topology, self.lost);
+        outside.filter_map(|target| self.vantage(target, &addresses)).collect()
+    }
+
+    fn vantage(&self, target: &Target, addresses: &BTreeMap<String, Whose>) -> Option<Witness> {
+        let witness = |says, reaches| {
+            let (who, place) = (target.name().to_owned(), target.facility.clone());
+            Some(Witness { who, kind: WitnessKind::Vantage, place, says, reaches })
+        };
+        let facts = match live::facts(self.live, &target.id) {
+            Ok(facts) => facts.vantage()?,
+            Err(why) => return witness(no_answer(&why.why), BTreeSet::new()),
+        };
+        let asked = facts.reached.iter().filter_map(|(address, is)| Some((addresses.get(address)?, *is)));
+        let (of_lost, others): (Vec<_>, Vec<_>) = asked.partition(|(whose, _)| whose.lost);
+        if of_lost.is_empty() {
+            return None;
+        }
+        fn reached<'a>(asked: &[(&'a Whose, bool)]) -> BTreeSet<&'a str> {
+            asked.iter().filter(|(_, is)| *is).flat_map(|(whose, _)| &whose.names).map(String::as_str).collect()
+        }
+        let reached_others = others.iter().filter(|(_, is)| *is).flat_map(|(whose, _)| &whose.targets);
+        let reaches = reached_others.filter(|id| self.silent_to_us(id)).cloned().collect();
+        let found = reached(&of_lost);
+        let says = if !found.is_empty() {
+            Says::Sees(format!("reaches {}", super::words::few(&found)))
+        } else if reached(&others).is_empty() {
+            Says::CannotTell("reaches nothing at all: it may be cut off itself".to_owned())
+        } else {
+            Says::SeesNot { how: format!("reaches none of its {} addresses", of_lost.len()), since: None }
+        };
+        witness(says, reaches)
+    }
+
     fn silent_to_us(&self, id: &TargetId) -> bool {
         self.live.get(id).is_some_and(|observed| observed.known().is_none())
     }
@@ -206,7 +252,8 @@ impl Looking<'_> {
 
 /// From where a replica receives, and how long ago it has heard anything from there, where it tells.
 fn receiver(facts: &MemberFacts) -> Option<(&str, Option<Duration>)> {
-    facts.receives_from.as_deref().map(|from| (from, None))
+    let heard = facts.receiver.as_ref().map(|receiver| (receiver.from.as_str(), Some(receiver.last_message)));
+    heard.or_else(|| Some((facts.receives_from.as_deref()?, None)))
 }
 
 /// The word of a witness that does not answer.

@@ -28,7 +28,7 @@ pub(super) fn reaches_what_we_do_not(witness: &Witness) -> String {
         "only what stands beside us answers us, and {} in {} reaches {}, which is not lost and does not answer us",
         witness.who,
         witness.place,
-        text::list(names)
+        few(&names)
     )
 }
 
@@ -157,16 +157,18 @@ impl Verdict {
 }
 
 fn answering(who: &BTreeSet<TargetId>) -> String {
-    const SHOWN: usize = 4;
     let names: BTreeSet<&str> = who.iter().map(TargetId::name).collect();
-    let verb = if names.len() == 1 { "answers" } else { "answer" };
-    match names.len() {
-        0..=SHOWN => format!("{} {verb} us", text::list(names)),
-        all => {
-            let shown: Vec<&str> = names.into_iter().take(SHOWN).collect();
-            format!("{} and {} more answer us", shown.join(", "), all - SHOWN)
-        }
+    format!("{} {} us", few(&names), if names.len() == 1 { "answers" } else { "answer" })
+}
+
+/// The first of these names, and how many more there are.
+pub(super) fn few(names: &BTreeSet<&str>) -> String {
+    const SHOWN: usize = 4;
+    if names.len() <= SHOWN + 1 {
+        return text::list(names);
     }
+    let shown: Vec<&str> = names.iter().take(SHOWN).copied().collect();
+    format!("{} and {} more", shown.join(", "), names.len() - SHOWN)
 }
 
 /// What is done instead: what answers is not lost.

@@ -7,7 +7,7 @@ use super::evidence::Lost;
 use crate::model::{Action, Condition, Database, Live, MemberFacts, Peer, Position, Role, Span, TargetId};
 use crate::plan::build::{After, Builder, step};
 use crate::plan::live;
-use crate::plan::step::Work;
+use crate::plan::step::{StepId, Work};
 
 /// How a member's history is related to its primary's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,36 +129,50 @@ pub fn in_charge<'a>(
     returned.iter().all(older).then_some(*chief)
 }
 
-/// Adds the steps that rebuild members, each fenced before where that is needed; returns what each ends with.
-pub(in crate::plan) fn add(
+fn fence_id(database: &Database, member: &TargetId) -> StepId {
+    StepId(format!("db.{}.quarantine.{}", database.name, member.name()))
+}
+
+/// Adds the steps that fence members which take writes though `primary` is in charge, and returns them. Everything else comes after them.
+pub(in crate::plan) fn fence(
     builder: &mut Builder,
     stage: usize,
     database: &Database,
     primary: &Peer,
     rebuild: &BTreeMap<TargetId, Rebuild>,
     live: &Live,
+) -> After {
+    let mut done = After::new();
+    for member in rebuild.iter().filter(|(_, rebuild)| rebuild.fence).map(|(member, _)| member) {
+        let (name, to) = (member.name(), primary.member.name());
+        let lineage = live::member(live, member).map(|facts| facts.lineage.clone());
+        let title = format!("fence {name}: {to} is in charge of {}", database.name);
+        let mut fence = step("", stage, title, Work::on(member, Action::Fence { successor: primary.clone() }))
+            .why("It still takes writes that nobody else has. From here on it can only come back as a replica.")
+            .before(member, Condition::Role { role: Role::Primary, lineage })
+            .after(member, Condition::Role { role: Role::Fenced, lineage: None })
+            .irreversible(format!("{to} is in charge: two would take writes"))
+            .takes(Span::secs(1), Span::secs(120));
+        fence.id = fence_id(database, member);
+        done.insert(builder.push(fence));
+    }
+    done
+}
+
+/// Adds the steps that rebuild members, each after its fence where it needs one; returns them.
+pub(in crate::plan) fn add(
+    builder: &mut Builder,
+    stage: usize,
+    database: &Database,
+    primary: &Peer,
+    rebuild: &BTreeMap<TargetId, Rebuild>,
     needs: &After,
 ) -> After {
     let mut done = After::new();
     for (member, Rebuild { fence, why }) in rebuild {
         let (name, to) = (member.name(), primary.member.name());
         let mut needs = needs.clone();
-        if *fence {
-            let lineage = live::member(live, member).map(|facts| facts.lineage.clone());
-            let fence = step(
-                format!("db.{}.quarantine.{name}", database.name),
-                stage,
-                format!("fence {name}: {to} is in charge"),
-                Work::on(member, Action::Fence { successor: primary.clone() }),
-            )
-            .why("It still takes writes that nobody else has. From here on it can only come back as a replica.")
-            .before(member, Condition::Role { role: Role::Primary, lineage })
-            .after(member, Condition::Role { role: Role::Fenced, lineage: None })
-            .irreversible(format!("{to} is in charge: two would take writes"))
-            // Nothing waits for anything else before there is one primary only.
-            .takes(Span::secs(1), Span::secs(120));
-            needs.insert(builder.push(fence));
-        }
+        needs.extend(fence.then(|| fence_id(database, member)));
         let rebuild = step(
             format!("db.{}.rebuild.{name}", database.name),
             stage,

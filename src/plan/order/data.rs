@@ -86,6 +86,27 @@ impl Order<'_> {
         &(&switched | &repaired) | &started
     }
 
+    /// Members that take writes though another one is in charge are fenced before anything else.
+    pub(super) fn quarantine(&mut self) -> After {
+        let mut done = After::new();
+        if self.changes.follows.iter().all(|change| change.rebuild.values().all(|rebuild| !rebuild.fence)) {
+            return done;
+        }
+        let stage = self.builder.stage("Quarantine: one primary of each database", Vec::new());
+        for change in &self.changes.follows {
+            let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            done.extend(returned::fence(
+                &mut self.builder,
+                stage,
+                database,
+                &change.primary,
+                &change.rebuild,
+                self.live,
+            ));
+        }
+        done
+    }
+
     /// Returns the steps that use each pooler.
     pub(super) fn repair_routes(&mut self, needs: &After, done: &mut After) -> switchover::Alone {
         let mut uses = switchover::Alone::new();
@@ -137,8 +158,7 @@ impl Order<'_> {
                 others().filter(|other| *other != id).filter(left).map(|other| other.name().to_owned()).collect()
             };
             let slots = self.repair_slots(stage, database, change, needs);
-            let rebuilt =
-                returned::add(&mut self.builder, stage, database, primary, &change.rebuild, self.live, &slots);
+            let rebuilt = returned::add(&mut self.builder, stage, database, primary, &change.rebuild, &slots);
             let follow = switchover::Follow {
                 database,
                 primary,

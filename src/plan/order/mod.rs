@@ -53,11 +53,12 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
         builder: Builder::default(),
         settings: changes.shares.iter().map(|change| Arc::clone(&change.settings)).collect(),
     };
+    let fenced = order.quarantine();
     let done = if desired.urgent() || !changes.failovers.is_empty() {
-        let done = order.emergency();
+        let done = union(&order.emergency(), &fenced);
         order.verify(&done)
     } else {
-        order.planned()
+        order.planned(&fenced)
     };
     order.release(&done);
     let primaries = changes
@@ -96,8 +97,8 @@ struct Order<'a> {
 
 impl Order<'_> {
     /// Proof first, then edge and DNS, databases, and what rests at the end; returns what the end waits for.
-    fn planned(&mut self) -> After {
-        let powered = self.power_up();
+    fn planned(&mut self, fenced: &After) -> After {
+        let powered = union(&self.power_up(), fenced);
         let proven = union(&union(&self.prove(), &self.prove_power()), &powered);
         let admitted = self.admit(&proven);
         let published = self.records(true, &admitted);

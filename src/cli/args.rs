@@ -50,6 +50,8 @@ pub enum Command {
     Report(Report),
     /// Give the lock of a run back that has died and cannot do so itself
     Unlock(Unlock),
+    /// Let a server start by itself only if nothing newer than what it knows is in charge: for systemd's ExecCondition
+    Admit(Admit),
     /// Print the JSON Schema of topology files, for editors and CI
     Schema,
     /// Print a completion script for a shell
@@ -73,6 +75,7 @@ impl Command {
             Self::Runs(args) => (args.format == Format::Json, args.store.output),
             Self::Report(args) => (false, args.store.output),
             Self::Unlock(args) => (false, args.store.output),
+            Self::Admit(args) => (false, args.output),
             Self::Schema | Self::Completions(_) | Self::Man(_) => (false, plain),
         };
         Voice { json, output }
@@ -445,6 +448,32 @@ pub struct Guard {
     /// What most commands need.
     #[command(flatten)]
     pub common: Common,
+}
+
+const ADMIT: &str = "\
+Exit codes: 0 it may start; 3 it may not, or nobody can confirm that it may; anything else: it may not, because the
+question cannot be asked. See docs/admit.md.";
+
+/// `handover admit`.
+#[derive(Debug, Args)]
+#[command(after_help = ADMIT)]
+pub struct Admit {
+    /// What is about to start on this machine: a database member, name server, proxy or pooler of the topology, such as
+    /// accounts/west-pg1 or west-lb1
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The topology file
+    #[arg(long, short, value_name = "FILE", env = "HANDOVER_TOPOLOGY", default_value = "topology.yaml")]
+    pub topology: PathBuf,
+    /// For how long witnesses are asked, again and again, until they admit it or have all answered
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub timeout: Span,
+    /// Admit a primary as long as no witness publishes an epoch: until the first one is published
+    #[arg(long)]
+    pub allow_unpublished: bool,
+    /// How to print
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `handover rollback`.

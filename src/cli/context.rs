@@ -146,8 +146,11 @@ impl Context {
     }
 }
 
-/// Reads a topology and prints what is to be said of it; what keeps it from being used is an exit code.
-fn read_topology(file: &Path, voice: Voice) -> Result<(Source, Topology), Exit> {
+/// Reads a topology and prints what is to be said of it.
+///
+/// # Errors
+/// The exit code that goes with what keeps it from being used; that was told.
+pub fn read_topology(file: &Path, voice: Voice) -> Result<(Source, Topology), Exit> {
     let source = Source::read(file).map_err(|error| {
         let advice =
             "Name the topology with --topology FILE or HANDOVER_TOPOLOGY; `topology.yaml` in this folder is the default.";

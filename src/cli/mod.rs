@@ -1,5 +1,6 @@
 //! The command line: the only place that names adapters and stores.
 
+mod admit;
 mod apply;
 pub mod args;
 mod conduct;
@@ -66,6 +67,7 @@ fn run(cli: args::Cli) -> anyhow::Result<Exit> {
         args::Command::Guard(args) => guard::run(args),
         args::Command::Runs(args) => context::block_on(runs::run(args)),
         args::Command::Report(args) => context::block_on(report::run(args)),
+        args::Command::Admit(args) => context::block_on(admit::run(args)),
         args::Command::Unlock(args) => context::block_on(unlock::run(args)),
         args::Command::Schema => manual::schema(),
         args::Command::Completions(args) => manual::completions(args),

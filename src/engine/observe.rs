@@ -56,7 +56,9 @@ impl Engine {
             .map(|(target, scope)| async move {
                 let permit = working.acquire().await;
                 let began = Instant::now();
-                let time = if lost.contains(&target) { self.timeout.min(QUICK) } else { self.timeout };
+                // Of a facility that answers again all is asked as usual.
+                let all = lost.facilities.contains(&target.facility);
+                let time = if lost.contains(&target) && !all { self.timeout.min(QUICK) } else { self.timeout };
                 round.asks(&target.facility);
                 let mut asking = pin!(self.ask(&target, &scope, began + time));
                 let observed = match tokio::time::timeout(SILENT, &mut asking).await {
@@ -65,7 +67,7 @@ impl Engine {
                         drop(permit);
                         tokio::select! {
                             observed = asking => observed,
-                            () = round.gives_up(&target.facility, began) => Observed::Unreachable(given_up(&target, began)),
+                            () = round.gives_up(&target.facility, began, all) => Observed::Unreachable(given_up(&target, began)),
                         }
                     }
                 };
@@ -154,12 +156,24 @@ impl Round {
     }
 
     /// Ends once nothing of a facility has answered for half of the time although others have, and somebody who was asked at `began` has
-    /// been waited for at least shortly.
-    async fn gives_up(&self, facility: &FacilityName, began: Instant) {
+    /// been waited for at least shortly. One that is `lost` is waited for shortly only.
+    async fn gives_up(&self, facility: &FacilityName, began: Instant, lost: bool) {
+        if lost {
+            tokio::time::sleep_until(began + QUICK).await;
+            if self.answered(facility) > 0 {
+                std::future::pending::<()>().await;
+            }
+            return;
+        }
         tokio::time::sleep_until(self.half.max(began + QUICK)).await;
         while !self.is_dead(facility) {
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    fn answered(&self, facility: &FacilityName) -> usize {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.get(facility).map_or(0, |tally| tally.answered)
     }
 
     fn is_dead(&self, facility: &FacilityName) -> bool {

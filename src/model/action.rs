@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::epoch::Epoch;
 use super::facts::{RecordKey, RecordSet, Role, ServerSetting};
 use super::name::{ForeignName, TargetId, ZoneName};
 use super::position::{Lineage, Position};
@@ -60,6 +61,14 @@ pub enum Action {
         zone: ZoneName,
         /// The record sets; `null` is absence.
         sets: BTreeMap<RecordKey, FromTo<Option<RecordSet>>>,
+    },
+    /// Name server: publish who is in charge, under the condition that what is published now is `from`. Never lowered: taking it back
+    /// means to raise it again.
+    SetEpoch {
+        /// The zone.
+        zone: ZoneName,
+        /// The epoch; none where there was none yet.
+        epoch: Box<FromTo<Option<Epoch>>>,
     },
     /// Proxy: set weight and admission of servers in one session.
     SetShare {
@@ -175,6 +184,7 @@ impl Action {
     pub fn verb(&self) -> &str {
         match self {
             Self::SetRecords { .. } => "set_records",
+            Self::SetEpoch { .. } => "set_epoch",
             Self::SetShare { .. } => "set_share",
             Self::CutSessions { .. } => "cut_sessions",
             Self::Pause { .. } => "pause",
@@ -206,6 +216,11 @@ pub enum Condition {
     Records {
         /// The record sets.
         sets: BTreeMap<RecordKey, Option<RecordSet>>,
+    },
+    /// Name server: this epoch is published; `null` is none.
+    Epoch {
+        /// The epoch.
+        epoch: Option<Epoch>,
     },
     /// Proxy: servers are set so.
     Servers {

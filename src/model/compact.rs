@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::action::FromTo;
+use super::epoch::Epoch;
 use super::facts::{Admission, RecordSet, ServerSetting};
 use super::position::Lineage;
 use super::quantity::Span;
@@ -114,7 +115,7 @@ macro_rules! as_line {
     )*};
 }
 
-as_line!(ServerSetting, RecordSet, Lineage);
+as_line!(ServerSetting, RecordSet, Lineage, Epoch);
 
 impl<T: Compact> Serialize for FromTo<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -12,6 +12,7 @@ pub use self::member::{
     ClientFacts, Diverged, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
     SwitchoverStyle, TransactionFacts,
 };
+use super::epoch::Epoch;
 use super::name::{ForeignName, TargetId};
 use super::pooler::PoolerFacts;
 use super::saved::Saved;
@@ -206,6 +207,12 @@ pub struct NameServerFacts {
     /// Why the server would reject what is signed with the zone's key, if so; matters only where the zone is changed at this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejects_key: Option<Unreachable>,
+    /// The epoch that it publishes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+    /// Why what it publishes in the epoch's place cannot be read, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_fault: Option<String>,
 }
 
 /// How a write can carry the state that it assumes.

@@ -34,6 +34,11 @@ impl Condition {
                 }
                 Ok(())
             }
+            (Self::Epoch { epoch }, Facts::NameServer(facts)) => match (&facts.epoch_fault, &facts.epoch) {
+                (Some(fault), _) => found(format!("the epoch cannot be read: {fault}")),
+                (None, is) if is == epoch => Ok(()),
+                (None, is) => found(super::text::epoch(is.as_ref())),
+            },
             (Self::Servers { backends }, Facts::Proxy(facts)) => {
                 for (backend, name, expected) in each(backends) {
                     let actual = server(facts, backend, name)?.setting;

@@ -5,6 +5,7 @@
 pub mod action;
 pub mod compact;
 pub mod declared;
+pub mod epoch;
 pub mod facts;
 pub mod judge;
 pub mod name;
@@ -19,6 +20,7 @@ pub mod text;
 
 pub use action::{Action, BackendServers, Backends, CLOSE_FRONTENDS, Condition, FromTo, Peer, SAVE_STATE, Scope};
 pub use declared::*;
+pub use epoch::{Charge, Epoch, EpochError};
 pub use facts::*;
 pub use judge::Mismatch;
 pub use name::*;

@@ -182,6 +182,26 @@ impl TargetId {
         })
     }
 
+    /// An identity from its text; none where the text is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let kinds = [
+            TargetKind::NameServer,
+            TargetKind::Proxy,
+            TargetKind::Server,
+            TargetKind::Member,
+            TargetKind::Pooler,
+            TargetKind::Job,
+            TargetKind::Unit,
+            TargetKind::Vantage,
+            TargetKind::Fence,
+        ];
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let named = |part: &&str| !part.is_empty() && part.chars().all(plain);
+        let known = kinds.iter().any(|kind| parts.first() == Some(&kind.word()));
+        (known && matches!(parts.len(), 2 | 3) && parts.iter().all(named)).then(|| Self(SmolStr::new(text)))
+    }
+
     /// The whole identity.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -2,6 +2,7 @@
 
 use super::action::{BackendServers, Condition};
 use super::declared::PrimaryPlace;
+use super::epoch::Epoch;
 use super::facts::RecordSet;
 
 /// A record set: `10.10.0.80, 10.20.0.80 (TTL 30s)`, or `absent`.
@@ -13,6 +14,26 @@ pub fn record_set(set: Option<&RecordSet>) -> String {
             format!("{} (TTL {})", data.join(", "), super::Span::secs(u64::from(set.ttl)))
         }
     }
+}
+
+/// An epoch: `epoch 8: west is lost; accounts: east-pg1 from timeline 6 on`, or `no epoch`.
+pub fn epoch(epoch: Option<&Epoch>) -> String {
+    let Some(epoch) = epoch else { return "no epoch".to_owned() };
+    let lost: Vec<String> =
+        epoch.lost.iter().map(ToString::to_string).chain(epoch.lost_targets.iter().map(ToString::to_string)).collect();
+    let lost = (!lost.is_empty()).then(|| format!("{} lost", is_or_are(&lost)));
+    let charge = |(name, charge): (&super::DatabaseName, &super::Charge)| {
+        format!("{name}: {} from timeline {} on", charge.member, charge.timeline)
+    };
+    let parts: Vec<String> = lost.into_iter().chain(epoch.databases.iter().map(charge)).collect();
+    match parts.is_empty() {
+        true => format!("epoch {}", epoch.number),
+        false => format!("epoch {}: {}", epoch.number, parts.join("; ")),
+    }
+}
+
+fn is_or_are(names: &[String]) -> String {
+    format!("{} {}", list(names.iter()), if names.len() == 1 { "is" } else { "are" })
 }
 
 /// Whether a replica's own name means this member: databases that allow no hyphens in such names get underscores.
@@ -29,6 +50,7 @@ pub fn condition(condition: &Condition) -> String {
                 sets.iter().map(|(key, set)| format!("{key} = {}", record_set(set.as_ref()))).collect();
             format!("serves {}", sets.join("; "))
         }
+        Condition::Epoch { epoch } => format!("publishes {}", self::epoch(epoch.as_ref())),
         Condition::Servers { backends } => {
             let backends: Vec<String> = backends
                 .iter()

@@ -2,11 +2,13 @@
 //!
 //! May use `model`, `diagnostic` and `topology`. Must not know a protocol, a clock or a file: capabilities come in with the facts.
 
+pub mod admit;
 mod build;
 pub mod candidate;
 pub mod desired;
 pub mod diff;
 pub mod document;
+pub mod epoch;
 pub mod followers;
 pub mod gate;
 mod intent;

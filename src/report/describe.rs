@@ -66,6 +66,7 @@ pub(super) fn undo(step: &Step) -> String {
         Undo::Impossible { why } => format!("no way back: {why}"),
         Undo::Act { action, .. } => match action {
             Action::SetRecords { .. } => "the record sets as before".to_owned(),
+            Action::SetEpoch { .. } => "raise it again, to what was said before".to_owned(),
             Action::SetShare { .. } => "weights and admission as before".to_owned(),
             Action::WriteRoute { route, .. } | Action::RestoreRoute { route, .. } => {
                 format!("write {} again", route.to)
@@ -87,6 +88,10 @@ fn action_details(action: &Action) -> Vec<Text> {
         Action::SetRecords { sets, .. } => {
             let alike = alike(sets.iter().map(|(key, change)| (key.name.as_str(), (key.rtype, change))));
             alike.into_iter().map(|(names, (rtype, change))| record_sets(rtype, &names, change)).collect()
+        }
+        Action::SetEpoch { epoch, .. } => {
+            let text = |epoch: &Option<crate::model::Epoch>| crate::model::text::epoch(epoch.as_ref());
+            vec![from_to(Text::from(String::new()), &text(&epoch.from), &text(&epoch.to))]
         }
         Action::SetShare { backends } => {
             // Servers that change alike first, then backends in which the same servers change alike.

@@ -193,10 +193,10 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
     }
     rows.push(("touches", touches(plan).into()));
     let points: Vec<String> = stages.iter().flat_map(NumberedStage::points_of_no_return).collect();
+    let rebuilds = |step: &&Step| matches!(&step.work, Work::Act { action: Action::Rebuild { .. }, .. });
+    let rebuilt = plan.steps.iter().filter(rebuilds).count();
     let text = match points.as_slice() {
-        [] if plan.steps.iter().any(|step| rebuilds(step).is_some()) => {
-            "every step before a rebuild can be undone".into()
-        }
+        [] if rebuilt > 0 => Text::from("what is rebuilt is not undone; ").with(Tone::Bad, count(rebuilt, "member")),
         [] => Text::of(Tone::Good, "every step can be undone"),
         [one] => {
             Text::from("everything can be undone until step ").with(Tone::Bad, format!("{one}, the point of no return"))
@@ -207,11 +207,6 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
         }
     };
     rows.push(("way back", text));
-    let rebuilt: Vec<&str> = plan.steps.iter().filter_map(rebuilds).collect();
-    if !rebuilt.is_empty() {
-        let what = format!("{}: what only it has is kept on its machine, and in no history any more", list(&rebuilt));
-        rows.push(("rebuilds", Text::of(Tone::Bad, what)));
-    }
     // What a run both makes and releases is there only in case that it is cut short.
     let releases = plan.releases.iter().filter(|hold| !plan.holds.contains(hold));
     for (index, hold) in releases.enumerate() {
@@ -223,14 +218,6 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
         rows.push((if index == 0 { "leaves" } else { "" }, text.into()));
     }
     rows
-}
-
-/// The member that a step rebuilds.
-fn rebuilds(step: &Step) -> Option<&str> {
-    match &step.work {
-        Work::Act { target, action: Action::Rebuild { .. } } => Some(target.name()),
-        _ => None,
-    }
 }
 
 /// The targets that it changes.

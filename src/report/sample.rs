@@ -189,6 +189,8 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
             sets: sets.collect(),
             conditional: Conditional::RecordSet,
             rejects_key: None,
+            epoch: None,
+            epoch_fault: None,
         };
         say(&server.target.id, Facts::NameServer(facts));
     }

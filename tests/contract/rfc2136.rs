@@ -23,7 +23,9 @@ use tokio::time::Instant;
 use crate::servers::free_port;
 use crate::{Subject, common};
 
+mod admit;
 mod between;
+mod epoch;
 mod keys;
 mod limits;
 
@@ -68,6 +70,7 @@ impl Bind {
             // As narrow as docs/providers.md recommends.
             let grant = |host| format!("grant handover-key name {host}.{ZONE}. A AAAA;");
             let grants = ["pay", "www", "alias", "x.wild", LONG].map(grant).concat();
+            let grants = format!("{grants} grant handover-key name _handover.{ZONE}. TXT;");
             format!(
                 "zone \"{ZONE}\" {{ type primary; file \"zone.db\"; update-policy {{ {grants} }}; \
                  allow-transfer {{ any; }}; }};"

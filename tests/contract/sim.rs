@@ -150,6 +150,52 @@ mod dns {
     }
 }
 
+mod epoch {
+    use super::*;
+    use handover::model::{Charge, Epoch};
+
+    fn epoch(number: u64, member: &str) -> Option<Epoch> {
+        let charge = Charge { member: member.to_owned(), system: "1".to_owned(), timeline: 1 };
+        let databases = [("accounts".into(), charge)].into();
+        Some(Epoch { number, lost: Default::default(), lost_targets: Default::default(), databases })
+    }
+
+    fn raise(from: Option<Epoch>, to: Option<Epoch>) -> Action {
+        Action::SetEpoch { zone: "shop.example".into(), epoch: Box::new(FromTo { from, to }) }
+    }
+
+    fn is(epoch: Option<Epoch>) -> Condition {
+        Condition::Epoch { epoch }
+    }
+
+    subject!(Epochs of TargetId::name_server(&"shop.example".into(), "ns1"),
+        Scope::Records(Default::default()),
+        raise(None, epoch(1, "west-pg1")), is(epoch(1, "west-pg1")),
+        raise(epoch(1, "west-pg1"), epoch(2, "west-pg1")), is(epoch(2, "west-pg1")),
+        Some(raise(epoch(1, "east-pg1"), epoch(2, "west-pg1"))));
+
+    // Taken back it is not as before: its number has risen. So not every clause can be kept.
+    crate::contract!(@clauses Epochs:
+        reading_changes_nothing
+        verify_is_false_before_and_true_after
+        applying_twice_equals_once
+        a_stale_assumption_touches_nothing
+        a_deadline_is_unknown_and_never_a_hang
+        unreachable_is_not_absent
+    );
+
+    #[tokio::test(start_paused = true)]
+    async fn no_word_lowers_it() {
+        let ns1 = Sim::of(&TargetId::name_server(&"shop.example".into(), "ns1"));
+        let (provider, permit) = (ns1.provider(), common::permit().await);
+        common::taken(&provider.apply(&ns1.target, &raise(None, epoch(2, "west-pg1")), &permit, soon()).await);
+        for to in [epoch(1, "east-pg1"), epoch(2, "east-pg1"), None] {
+            let outcome = provider.apply(&ns1.target, &raise(epoch(2, "west-pg1"), to), &permit, soon()).await;
+            assert!(matches!(&outcome, Outcome::NotApplied(why) if why.why.contains("never lowered")), "{outcome:?}");
+        }
+    }
+}
+
 mod proxy {
     use super::*;
 

@@ -3,8 +3,10 @@
 //! The properties are those of `docs/safety.md`: at every prefix of every plan, in every order that its needs allow, users are served,
 //! no name is empty, no database has two primaries, and no client is led elsewhere; after the last step there is nothing left to do.
 
+mod admit;
 mod edge_and_dns;
 mod emergency;
+mod epoch;
 mod intents;
 mod lost;
 mod members;

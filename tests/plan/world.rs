@@ -11,7 +11,7 @@ use handover::model::*;
 use handover::plan;
 use handover::rehearse::sim::{self, replica, slot};
 
-use healthy::read;
+pub use healthy::read;
 
 /// The simulated world of rehearsals, which does not refuse: what a plan must never ask for is a failure here.
 pub struct World(sim::World);

@@ -62,6 +62,8 @@ pub struct Desired {
     pub out: BTreeMap<FacilityName, OutBecause>,
     /// What is lost, by this plan or an earlier one.
     pub lost: Lost,
+    /// What was lost and comes back with this plan.
+    pub regained: Lost,
     /// What this plan's own flag says is lost.
     pub flagged: Lost,
     /// The share of each facility by service; sums to 100 %.
@@ -171,6 +173,7 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
         serving: BTreeSet::new(),
         out: BTreeMap::new(),
         lost: held.lost_beside(&intent.lost),
+        regained: Lost::default(),
         flagged: intent.lost.clone(),
         shares: BTreeMap::new(),
         records: BTreeMap::new(),

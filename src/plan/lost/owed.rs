@@ -52,6 +52,10 @@ pub(in crate::plan) fn settle(
             notes.push(format!("{name} answers again; it stays lost until {}", list(aside)));
         } else {
             desired.releases.push(hold.clone());
+            match what {
+                LostThing::Facility(facility) => _ = desired.regained.facilities.insert(facility.clone()),
+                LostThing::Target(target) => _ = desired.regained.targets.insert(target.clone()),
+            }
             if let LostThing::Facility(facility) = what {
                 let drained = HoldKind::Drained { facility: facility.clone() };
                 if !holds.contains(&drained) && !desired.holds.contains(&drained) {

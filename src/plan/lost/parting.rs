@@ -1,7 +1,7 @@
 //! Primaries that stay while some of their replicas are lost: commits must not wait for those, and log is not kept for them without end.
 //! Pure.
 
-use crate::model::{Database, FromTo, Live, Peer, SlotFacts, Target, text::list, text::same_member};
+use crate::model::{Database, FromTo, Live, Peer, SlotFacts, Target, TargetId, text::list, text::same_member};
 use crate::plan::desired::Desired;
 use crate::plan::power::Parting;
 use crate::plan::{live, synchronous};
@@ -30,6 +30,26 @@ pub(in crate::plan) fn leaving<'a>(topology: &'a Topology, desired: &Desired, li
         Some(Parting { database, primary, members, synchronous: FromTo { from, to }, overruled: None })
     };
     topology.databases.values().filter_map(parting).collect()
+}
+
+/// The primaries that keep a bounded log for members that are back, and which.
+pub(in crate::plan) fn coming<'a>(
+    topology: &'a Topology,
+    desired: &Desired,
+    live: &Live,
+) -> Vec<(&'a Database, TargetId, Vec<String>)> {
+    let back = |database: &'a Database| {
+        let members = database.members.values().map(|member| &member.target);
+        let members = members.filter(|target| desired.regained.contains(target));
+        let members: Vec<String> = members.map(|target| target.name().to_owned()).collect();
+        let primaries = live::primaries(database, live);
+        let mut stayed = primaries.into_iter().filter(|id| !members.iter().any(|name| name == id.name()));
+        let primary = stayed.next()?.clone();
+        let facts = live::member(live, &primary)?;
+        let bounded = facts.settings.get("max_slot_wal_keep_size").is_some_and(|bound| bound != "-1");
+        (bounded && !members.is_empty()).then_some((database, primary, members))
+    };
+    topology.databases.values().filter_map(back).collect()
 }
 
 fn slots<'a>(slots: &'a [SlotFacts], names: &'a [&'a str]) -> impl Iterator<Item = &'a SlotFacts> {

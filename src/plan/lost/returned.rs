@@ -7,7 +7,7 @@ use super::evidence::Lost;
 use crate::model::{Action, Condition, Database, Live, MemberFacts, Peer, Position, Role, Span, TargetId};
 use crate::plan::build::{After, Builder, step};
 use crate::plan::live;
-use crate::plan::step::{StepId, Work};
+use crate::plan::step::Work;
 
 /// How a member's history is related to its primary's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,12 +129,9 @@ pub fn in_charge<'a>(
     returned.iter().all(older).then_some(*chief)
 }
 
-fn fence_id(database: &Database, member: &TargetId) -> StepId {
-    StepId(format!("db.{}.quarantine.{}", database.name, member.name()))
-}
-
-/// Adds the steps that fence members which take writes though `primary` is in charge, and returns them. Everything else comes after them.
-pub(in crate::plan) fn fence(
+/// Adds the steps that fence members which take writes although another one is in charge: before anything else, so that there is one
+/// primary only.
+pub(in crate::plan) fn quarantine(
     builder: &mut Builder,
     stage: usize,
     database: &Database,
@@ -142,24 +139,26 @@ pub(in crate::plan) fn fence(
     rebuild: &BTreeMap<TargetId, Rebuild>,
     live: &Live,
 ) -> After {
-    let mut done = After::new();
-    for member in rebuild.iter().filter(|(_, rebuild)| rebuild.fence).map(|(member, _)| member) {
+    let fenced = rebuild.iter().filter(|(_, rebuild)| rebuild.fence).map(|(member, _)| {
         let (name, to) = (member.name(), primary.member.name());
         let lineage = live::member(live, member).map(|facts| facts.lineage.clone());
-        let title = format!("fence {name}: {to} is in charge of {}", database.name);
-        let mut fence = step("", stage, title, Work::on(member, Action::Fence { successor: primary.clone() }))
-            .why("It still takes writes that nobody else has. From here on it can only come back as a replica.")
-            .before(member, Condition::Role { role: Role::Primary, lineage })
-            .after(member, Condition::Role { role: Role::Fenced, lineage: None })
-            .irreversible(format!("{to} is in charge: two would take writes"))
-            .takes(Span::secs(1), Span::secs(120));
-        fence.id = fence_id(database, member);
-        done.insert(builder.push(fence));
-    }
-    done
+        let fence = step(
+            format!("db.{}.quarantine.{name}", database.name),
+            stage,
+            format!("fence {name}: {to} is in charge of {}", database.name),
+            Work::on(member, Action::Fence { successor: primary.clone() }),
+        )
+        .why("It still takes writes that nobody else has. From here on it can only come back as a replica.")
+        .before(member, Condition::Role { role: Role::Primary, lineage })
+        .after(member, Condition::Role { role: Role::Fenced, lineage: None })
+        .irreversible(format!("{to} is in charge: two would take writes"))
+        .takes(Span::secs(1), Span::secs(120));
+        builder.push(fence)
+    });
+    fenced.collect()
 }
 
-/// Adds the steps that rebuild members, each after its fence where it needs one; returns them.
+/// Adds the steps that rebuild members; returns what each ends with.
 pub(in crate::plan) fn add(
     builder: &mut Builder,
     stage: usize,
@@ -169,10 +168,8 @@ pub(in crate::plan) fn add(
     needs: &After,
 ) -> After {
     let mut done = After::new();
-    for (member, Rebuild { fence, why }) in rebuild {
+    for (member, Rebuild { why, .. }) in rebuild {
         let (name, to) = (member.name(), primary.member.name());
-        let mut needs = needs.clone();
-        needs.extend(fence.then(|| fence_id(database, member)));
         let rebuild = step(
             format!("db.{}.rebuild.{name}", database.name),
             stage,
@@ -189,7 +186,7 @@ pub(in crate::plan) fn add(
         ))
         // By pg_rewind seconds, by a new copy as long as the database is large.
         .takes(Span::secs(30), Span::secs(12 * 3600));
-        done.insert(builder.push(rebuild.needs(&needs)));
+        done.insert(builder.push(rebuild.needs(needs)));
     }
     done
 }

@@ -86,27 +86,6 @@ impl Order<'_> {
         &(&switched | &repaired) | &started
     }
 
-    /// Members that take writes though another one is in charge are fenced before anything else.
-    pub(super) fn quarantine(&mut self) -> After {
-        let mut done = After::new();
-        if self.changes.follows.iter().all(|change| change.rebuild.values().all(|rebuild| !rebuild.fence)) {
-            return done;
-        }
-        let stage = self.builder.stage("Quarantine: one primary of each database", Vec::new());
-        for change in &self.changes.follows {
-            let Some(database) = self.topology.databases.get(&change.database) else { continue };
-            done.extend(returned::fence(
-                &mut self.builder,
-                stage,
-                database,
-                &change.primary,
-                &change.rebuild,
-                self.live,
-            ));
-        }
-        done
-    }
-
     /// Returns the steps that use each pooler.
     pub(super) fn repair_routes(&mut self, needs: &After, done: &mut After) -> switchover::Alone {
         let mut uses = switchover::Alone::new();
@@ -131,6 +110,24 @@ impl Order<'_> {
             done.insert(load);
         }
         uses
+    }
+
+    /// Who takes writes although another one is in charge is fenced before anything else.
+    pub(super) fn quarantine(&mut self) -> After {
+        let two = self.changes.follows.iter().filter(|change| change.rebuild.values().any(|rebuild| rebuild.fence));
+        let two: Vec<&FollowChange> = two.collect();
+        let mut fenced = After::new();
+        if two.is_empty() {
+            return fenced;
+        }
+        let names = crate::model::text::list(two.iter().map(|change| &change.database));
+        let stage = self.builder.stage(format!("Quarantine: {names} with one primary only"), Vec::new());
+        for change in two {
+            let Some(database) = self.topology.databases.get(&change.database) else { continue };
+            let (primary, rebuild) = (&change.primary, &change.rebuild);
+            fenced.extend(returned::quarantine(&mut self.builder, stage, database, primary, rebuild, self.live));
+        }
+        fenced
     }
 
     pub(super) fn repair_replication(&mut self, needs: &After, done: &mut After) {

@@ -21,7 +21,7 @@ const FENCING: Span = Span::secs(60);
 impl Order<'_> {
     /// Everything that is done without what is lost; returns what the end waits for.
     pub(super) fn emergency(&mut self) -> After {
-        let judged = self.evidence();
+        let judged = &self.evidence() | &self.quarantine();
         let mut done = self.edge_at_once(&judged);
         let published = self.records(true, &judged);
         done.extend(self.records(false, &published));
@@ -61,8 +61,17 @@ impl Order<'_> {
         After::from([self.builder.push(judge)])
     }
 
+    /// True if shares change only at proxies of what was lost: no user is led there, and there is nothing to watch.
+    pub(super) fn only_at_the_lost(&self) -> bool {
+        let lost = |id: &TargetId| {
+            self.topology.proxies.get(id.name()).is_some_and(|proxy| self.desired.lost.contains(&proxy.target))
+        };
+        let mut at = self.changes.shares.iter().flat_map(|change| &change.at).peekable();
+        at.peek().is_some() && at.all(|(proxy, _)| lost(proxy))
+    }
+
     /// Shares in one go; servers of what is lost get no request and are not checked.
-    fn edge_at_once(&mut self, needs: &After) -> After {
+    pub(super) fn edge_at_once(&mut self, needs: &After) -> After {
         let rest = ServerSetting { weight: 0, admission: Admission::Maint };
         let wanted = |change: &ShareChange| -> BTreeMap<ForeignName, ServerSetting> {
             let weights = weights(&change.shares.to, &change.participants, change.max_weight);
@@ -131,6 +140,33 @@ impl Order<'_> {
                 .why("A commit that waits for a member that is lost never returns, and its slot would fill the disk.")
                 .needs(needs);
             done.insert(self.builder.push(release));
+        }
+        done
+    }
+
+    /// Log is kept without a bound again for members that were lost and are back.
+    pub(super) fn regain(&mut self, needs: &After) -> After {
+        let partings = parting::coming(self.topology, self.desired, self.live);
+        if partings.is_empty() {
+            return needs.clone();
+        }
+        let stage = self.builder.stage("Databases keep log for what is back, as before", Vec::new());
+        let mut done = needs.clone();
+        for (database, primary, members) in partings {
+            let title = format!("{}: the log kept for {} is bounded no longer", primary.name(), list(&members));
+            let args = BTreeMap::from([("released".to_owned(), members)]);
+            let regain = switchover::native(
+                database,
+                stage,
+                &primary,
+                "unrelease_replicas",
+                title,
+                "It follows again: what it needs is kept for it.",
+                args,
+            )
+            .irreversible("they are back")
+            .needs(needs);
+            done.insert(self.builder.push(regain));
         }
         done
     }

@@ -53,12 +53,11 @@ pub fn order(topology: &Topology, desired: &Desired, changes: &Changes, live: &L
         builder: Builder::default(),
         settings: changes.shares.iter().map(|change| Arc::clone(&change.settings)).collect(),
     };
-    let fenced = order.quarantine();
     let done = if desired.urgent() || !changes.failovers.is_empty() {
-        let done = union(&order.emergency(), &fenced);
+        let done = order.emergency();
         order.verify(&done)
     } else {
-        order.planned(&fenced)
+        order.planned()
     };
     order.release(&done);
     let primaries = changes
@@ -97,15 +96,17 @@ struct Order<'a> {
 
 impl Order<'_> {
     /// Proof first, then edge and DNS, databases, and what rests at the end; returns what the end waits for.
-    fn planned(&mut self, fenced: &After) -> After {
-        let powered = union(&self.power_up(), fenced);
-        let proven = union(&union(&self.prove(), &self.prove_power()), &powered);
+    fn planned(&mut self) -> After {
+        let powered = self.power_up();
+        let fenced = self.quarantine();
+        let proven = union(&union(&union(&self.prove(), &self.prove_power()), &powered), &fenced);
         let admitted = self.admit(&proven);
         let published = self.records(true, &admitted);
-        let shifted = self.shift(&published);
+        let shifted = if self.only_at_the_lost() { self.edge_at_once(&published) } else { self.shift(&published) };
         let forgotten = self.records(false, &shifted);
         let forgotten = self.old_ttl(&forgotten);
         let switched = self.databases(&shifted);
+        let switched = self.regain(&switched);
         let emptied = self.sessions(&union(&forgotten, &shifted));
         let rested = self.maintenance(&emptied);
         let saved = self.saves();

@@ -110,17 +110,19 @@ fn diverged(marks: &BTreeMap<&str, &str>, output: &str) -> Option<Diverged> {
     })
 }
 
+/// Lines `mark=value`, and the control data by their labels.
+pub(super) fn marks_and_control_data(output: &str) -> (BTreeMap<&str, &str>, BTreeMap<&str, &str>) {
+    let marks = output.lines().filter_map(|line| line.split_once('='));
+    let control = output.lines().filter_map(|line| line.split_once(':'));
+    (marks.collect(), control.map(|(label, value)| (label.trim(), value.trim())).collect())
+}
+
 /// Reads what the scripts print (the control data's labels as of `pg_controldata` with `LC_ALL=C`).
 ///
 /// # Errors
 /// What is missing.
 pub(super) fn host_state(output: &str) -> Result<HostState, String> {
-    let marks: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('=')).collect();
-    let control: BTreeMap<&str, &str> = output
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(label, value)| (label.trim(), value.trim()))
-        .collect();
+    let (marks, control) = marks_and_control_data(output);
     let mark = |name: &'static str| marks.get(name).copied().ok_or_else(|| format!("`{name}` is missing"));
     let datum =
         |label: &'static str| control.get(label).copied().ok_or_else(|| format!("the control data have no `{label}`"));

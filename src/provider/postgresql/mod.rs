@@ -27,6 +27,7 @@
 //! `application_name` is its name. Replicas other than the candidate that commits will wait for must follow the candidate *before*
 //! the pause ([`Action::Rejoin`] at each, once its slot is there): else every commit after the promotion waits until they do.
 
+mod at_rest;
 mod client;
 mod convert;
 mod fence;
@@ -43,6 +44,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+pub use at_rest::{AtRest, at_rest};
 use client::{Client, Failure, HostArguments, explain};
 use native::Arguments;
 pub use settings::{check, schema};

@@ -7,6 +7,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::tsig::TsigError;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType as WireType};
 
+use super::change;
 use crate::model::{Conditional, FromTo, NameServerFacts, RecordKey, RecordSet, RecordType, ZoneName, text};
 
 /// The record sets of one update.
@@ -23,7 +24,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    fn new(why: impl Into<String>) -> Self {
+    pub(super) fn new(why: impl Into<String>) -> Self {
         Self { why: why.into(), advice: None }
     }
 
@@ -93,14 +94,15 @@ fn question(zone: &Name, key: &RecordKey) -> Result<Query, Fault> {
     }
 }
 
-/// The questions for a zone's SOA and these record sets, in this order.
+/// The questions for a zone's SOA, its epoch and these record sets, in this order.
 ///
 /// # Errors
 /// If a name is none or lies outside the zone.
 pub(super) fn questions(zone: &ZoneName, keys: &BTreeSet<RecordKey>) -> Result<Vec<Query>, Fault> {
+    let epoch = change::epoch_question(zone);
     let zone = name(zone.as_str())?;
     let soa = Query::query(zone.clone(), WireType::SOA);
-    std::iter::once(Ok(soa)).chain(keys.iter().map(|key| question(&zone, key))).collect()
+    [Ok(soa), epoch].into_iter().chain(keys.iter().map(|key| question(&zone, key))).collect()
 }
 
 /// The message that asks a question of an authoritative server: no recursion wanted.
@@ -132,11 +134,18 @@ pub(super) fn facts(
     let mut pairs = asked.iter().zip(answers);
     let Some((query, answer)) = pairs.next() else { return Err(Fault::new("the zone's SOA was not asked for")) };
     let (serial, primary_name) = soa(query, answer)?;
+    let Some((query, answer)) = pairs.next() else { return Err(Fault::new("the zone's epoch was not asked for")) };
+    // Somebody else's record there is no reason to know nothing of the zone.
+    let (epoch, epoch_fault) = match change::epoch(query, answer) {
+        Ok(epoch) => (epoch, None),
+        Err(why) => (None, Some(why)),
+    };
     let mut sets = BTreeMap::new();
     for (key, (query, answer)) in keys.iter().zip(pairs) {
         sets.insert(key.clone(), record_set(query, answer)?);
     }
-    Ok(NameServerFacts { serial, primary_name, sets, conditional: Conditional::RecordSet, rejects_key: None })
+    let conditional = Conditional::RecordSet;
+    Ok(NameServerFacts { serial, primary_name, sets, conditional, rejects_key: None, epoch, epoch_fault })
 }
 
 /// Serial and primary name of the SOA in an answer.
@@ -179,12 +188,12 @@ fn record_set(query: &Query, answer: &Message) -> Result<Option<RecordSet>, Faul
     Ok(set)
 }
 
-fn records_of<'a>(query: &'a Query, answer: &'a Message) -> impl Iterator<Item = &'a Record> {
+pub(super) fn records_of<'a>(query: &'a Query, answer: &'a Message) -> impl Iterator<Item = &'a Record> {
     answer.answers.iter().filter(|record| record.name == *query.name() && record.dns_class == DNSClass::IN)
 }
 
 /// Judges whether an answer is one of an authoritative server to this question.
-fn authoritative(query: &Query, answer: &Message) -> Result<(), Fault> {
+pub(super) fn authoritative(query: &Query, answer: &Message) -> Result<(), Fault> {
     let what = format!("{} {}", name_text(query.name()), query.query_type());
     if answer.metadata.message_type != MessageType::Response || answer.queries.iter().any(|echo| echo != query) {
         return Err(Fault::new(format!("it answered another question than {what}")));
@@ -219,30 +228,57 @@ fn authoritative(query: &Query, answer: &Message) -> Result<(), Fault> {
 /// # Errors
 /// If a name is none or outside the zone, a set is empty, or has an address of another type.
 pub(super) fn update(zone: &ZoneName, sets: &Sets) -> Result<Message, Fault> {
+    let mut message = update_of(zone)?;
     let zone = name(zone.as_str())?;
+    for (key, change) in sets {
+        let owner = question(&zone, key)?.name().clone();
+        let from = change.from.as_ref().map(|from| records(&owner, key, from, 0)).transpose()?;
+        let to = change.to.as_ref().map(|to| records(&owner, key, to, to.ttl)).transpose()?;
+        replace(&mut message, &owner, wire_type(key.rtype), from, to);
+    }
+    Ok(message)
+}
+
+/// An update of a zone that changes nothing yet.
+///
+/// # Errors
+/// If the zone's name is none.
+pub(super) fn update_of(zone: &ZoneName) -> Result<Message, Fault> {
     let mut message = Message::query();
     message.metadata.op_code = OpCode::Update;
     message.metadata.recursion_desired = false;
-    message.add_query(Query::query(zone.clone(), WireType::SOA));
-    for (key, change) in sets {
-        let owner = question(&zone, key)?.name().clone();
-        let empty = |class: DNSClass| {
-            let mut record = Record::update0(owner.clone(), 0, wire_type(key.rtype));
-            record.dns_class = class;
-            record.into_record_of_rdata()
-        };
-        match &change.from {
-            None => message.add_answer(empty(DNSClass::NONE)),
-            Some(from) => message.add_answers(records(&owner, key, from, 0)?),
-        };
-        if change.from.is_some() {
+    message.add_query(Query::query(name(zone.as_str())?, WireType::SOA));
+    Ok(message)
+}
+
+/// Adds to an update: where the set is exactly `from`, it becomes `to`.
+pub(super) fn replace(
+    message: &mut Message,
+    owner: &Name,
+    rtype: WireType,
+    from: Option<Vec<Record>>,
+    to: Option<Vec<Record>>,
+) {
+    let empty = |class: DNSClass| {
+        let mut record = Record::update0(owner.clone(), 0, rtype);
+        record.dns_class = class;
+        record.into_record_of_rdata()
+    };
+    match from {
+        None => {
+            message.add_answer(empty(DNSClass::NONE));
+        }
+        Some(from) => {
+            message.add_answers(from);
             message.add_authority(empty(DNSClass::ANY));
         }
-        if let Some(to) = &change.to {
-            message.add_authorities(records(&owner, key, to, to.ttl)?);
-        }
     }
-    Ok(message)
+    message.add_authorities(to.unwrap_or_default());
+}
+
+/// So many record sets, in words.
+pub(super) fn counted(count: usize) -> String {
+    if count == 1 { "1 record set".to_owned() } else { format!("{count} record sets") }
 }
 
 fn records(owner: &Name, key: &RecordKey, set: &RecordSet, ttl: u32) -> Result<Vec<Record>, Fault> {

@@ -7,6 +7,7 @@
 //! - NOERROR does not mean that an update had an effect (§3.4.2.2: an address next to an alias is silently ignored): only
 //!   `verify`, which asks anew, tells.
 
+mod change;
 mod client;
 mod convert;
 mod settings;
@@ -21,14 +22,15 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::TSigner;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::change::Change;
 use self::client::{Broken, Session, Signed};
-use self::convert::{Fault, Sets, Standing, Verdict};
+use self::convert::{Fault, Standing, Verdict, counted};
 use self::settings::Key;
 pub use self::settings::{check, schema};
 use super::{Outcome, Provider};
 use crate::journal::Permit;
 use crate::model::{
-    Action, Condition, Facts, NameServerFacts, Observed, RecordKey, Scope, Span, Target, Unreachable, ZoneName,
+    Action, Condition, Epoch, Facts, NameServerFacts, Observed, RecordKey, Scope, Span, Target, Unreachable, ZoneName,
 };
 use crate::secret::SecretReader;
 
@@ -83,21 +85,21 @@ impl Rfc2136 {
     }
 
     /// Carries a change out.
-    async fn set_records(
+    async fn change(
         &self,
         target: &Target,
         zone: &ZoneName,
-        sets: &Sets,
+        change: Change<'_>,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let tried = updating(zone, sets, target);
+        let tried = updating(zone, change, target);
         let call = Call { target, tried, deadline };
-        let update = convert::update(zone, sets).map_err(|fault| call.fault(fault))?;
+        let update = change.update(zone).map_err(|fault| call.fault(fault))?;
         let (key, signer) = self.signer(&call).await?;
 
-        let keys: BTreeSet<RecordKey> = sets.keys().cloned().collect();
+        let keys = change.keys();
         let mut session = None;
-        match convert::standing(sets, &call.read(&mut session, zone, &keys).await?) {
+        match change.standing(&call.read(&mut session, zone, &keys).await?) {
             Standing::Done => return Ok(()),
             Standing::AsAssumed => {}
             Standing::Other(found) => return Err(call.conflict(&found).into()),
@@ -111,11 +113,11 @@ impl Rfc2136 {
             Verdict::Refused(fault) => Err(call.fault(fault).into()),
             Verdict::Failed(fault) => Err(Failure::Doubtful(call.fault(fault))),
             // Somebody was faster by a moment.
-            Verdict::Unmet => match convert::standing(sets, &call.read(&mut session, zone, &keys).await?) {
+            Verdict::Unmet => match change.standing(&call.read(&mut session, zone, &keys).await?) {
                 Standing::Done => Ok(()),
                 Standing::Other(found) => Err(call.conflict(&found).into()),
                 Standing::AsAssumed => {
-                    let why = "the server answers with these record sets, but says that the zone does not hold them";
+                    let why = "the server answers with what is assumed, but says that the zone does not hold it";
                     let advice = "a wildcard record answers for the name, or the server has several views: make the set explicit";
                     Err(call.unreachable(why).advice(advice).into())
                 }
@@ -156,8 +158,8 @@ impl Provider for Rfc2136 {
     }
 
     async fn apply(&self, target: &Target, action: &Action, _permit: &Permit, deadline: Instant) -> Outcome {
-        let Action::SetRecords { zone, sets } = action else { return Outcome::NotApplied(misdirected(target)) };
-        match self.set_records(target, zone, sets, deadline).await {
+        let Some((zone, change)) = Change::of(action) else { return Outcome::NotApplied(misdirected(target)) };
+        match self.change(target, zone, change, deadline).await {
             Ok(()) => Outcome::Applied,
             Err(Failure::Untouched(why)) => Outcome::NotApplied(why),
             Err(Failure::Doubtful(why)) => Outcome::Unknown(why),
@@ -165,17 +167,20 @@ impl Provider for Rfc2136 {
     }
 
     fn impossible(&self, target: &Target, action: &Action) -> Option<Unreachable> {
-        let Action::SetRecords { zone, sets } = action else { return None };
+        let (zone, change) = Change::of(action)?;
         // Settings are judged elsewhere.
         let key = settings::credentials(&target.settings).ok()?;
-        let fault = convert::update(zone, sets).and_then(|update| client::fits(update, &key)).err()?;
-        let tried = updating(zone, sets, target);
+        let fault = change.update(zone).and_then(|update| client::fits(update, &key)).err()?;
+        let tried = updating(zone, change, target);
         Some(Unreachable { why: fault.why, tried, advice: fault.advice })
     }
 
     async fn verify(&self, target: &Target, condition: &Condition, deadline: Instant) -> Observed<Facts> {
-        let Condition::Records { sets } = condition else { return Observed::Unreachable(misdirected(target)) };
-        let keys = sets.keys().cloned().collect();
+        let keys = match condition {
+            Condition::Records { sets } => sets.keys().cloned().collect(),
+            Condition::Epoch { .. } => BTreeSet::new(),
+            _ => return Observed::Unreachable(misdirected(target)),
+        };
         let mut session = None;
         let mut last = None;
         loop {
@@ -202,6 +207,26 @@ impl Provider for Rfc2136 {
     }
 }
 
+/// The epoch that a name server publishes for its zone; none where it says with authority that there is none. Nothing is signed: this
+/// needs no secret.
+///
+/// # Errors
+/// If it does not answer, or what it publishes is no epoch.
+pub async fn epoch(target: &Target, deadline: Instant) -> Result<Option<Epoch>, Unreachable> {
+    match poll(target, &BTreeSet::new(), &mut None, deadline).await {
+        Observed::Known { value: Facts::NameServer(NameServerFacts { epoch_fault: None, epoch, .. }), .. } => Ok(epoch),
+        Observed::Known { value: Facts::NameServer(facts), .. } => {
+            let why = facts.epoch_fault.unwrap_or_default();
+            Err(Unreachable::new(
+                format!("its epoch cannot be read: {why}"),
+                format!("TXT over TCP from {}", target.address),
+            ))
+        }
+        Observed::Known { .. } => Err(misdirected(target)),
+        Observed::Unreachable(why) => Err(why),
+    }
+}
+
 /// One reading, with the time that it took.
 async fn poll(
     target: &Target,
@@ -211,7 +236,7 @@ async fn poll(
 ) -> Observed<Facts> {
     let began = Instant::now();
     let Some(zone) = target.id.scope().map(ZoneName::new) else { return Observed::Unreachable(misdirected(target)) };
-    let tried = format!("SOA of {zone} and {} over TCP from {}", counted(keys.len()), target.address);
+    let tried = format!("SOA and epoch of {zone} and {} over TCP from {}", counted(keys.len()), target.address);
     let call = Call { target, tried, deadline };
     match call.read(session, &zone, keys).await {
         Ok(facts) => Observed::Known { value: Facts::NameServer(facts), took: began.elapsed() },
@@ -299,10 +324,6 @@ fn misdirected(target: &Target) -> Unreachable {
     Unreachable::new("a name server knows record sets and nothing else", format!("provider rfc2136 at {}", target.id))
 }
 
-fn updating(zone: &ZoneName, sets: &Sets, target: &Target) -> String {
-    format!("updating {} of {zone} at {}", counted(sets.len()), target.address)
-}
-
-fn counted(count: usize) -> String {
-    if count == 1 { "1 record set".to_owned() } else { format!("{count} record sets") }
+fn updating(zone: &ZoneName, change: Change<'_>, target: &Target) -> String {
+    format!("updating {} of {zone} at {}", change.text(), target.address)
 }

@@ -50,6 +50,8 @@ fn name_server(id: &TargetId, keys: &BTreeSet<RecordKey>, wanted: &plan::Desired
             .collect(),
         conditional: Conditional::RecordSet,
         rejects_key: None,
+        epoch: None,
+        epoch_fault: None,
     })
 }
 

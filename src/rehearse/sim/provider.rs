@@ -254,6 +254,7 @@ fn unreachable(target: &Target, why: impl Into<String>) -> Unreachable {
 fn scope(condition: &Condition) -> Option<Scope> {
     Some(match condition {
         Condition::Records { sets } => Scope::Records(sets.keys().cloned().collect()),
+        Condition::Epoch { .. } => Scope::Records(std::collections::BTreeSet::new()),
         Condition::Servers { backends } => Scope::Backends(backends.keys().cloned().collect()),
         Condition::ServersUp { backends } | Condition::SessionsAtMost { backends, .. } => {
             Scope::Backends(backends.keys().cloned().collect())

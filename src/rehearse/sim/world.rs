@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::healthy;
 use crate::model::{
-    Action, Admission, BackendFacts, Backends, CLOSE_FRONTENDS, Facts, ForeignName, FromTo, JobFacts, Live, Observed,
-    Operational, ProxyFacts, RecordKey, RecordSet, ReplicaFacts, Role, SAVE_STATE, Saved, Scope, ServerFacts,
-    ServerSetting, Target, TargetId, Unreachable, VantageFacts, ZoneName, text,
+    Action, Admission, BackendFacts, Backends, CLOSE_FRONTENDS, Epoch, Facts, ForeignName, FromTo, JobFacts, Live,
+    NameServerFacts, Observed, Operational, ProxyFacts, RecordKey, RecordSet, ReplicaFacts, Role, SAVE_STATE, Saved,
+    Scope, ServerFacts, ServerSetting, Target, TargetId, Unreachable, VantageFacts, ZoneName, text,
 };
 use crate::plan::{Refusal, backend_of};
 use crate::topology::Topology;
@@ -148,6 +148,7 @@ impl World {
     pub fn act(&mut self, id: &TargetId, action: &Action) -> Acted {
         match (self.known(id)?, action) {
             (Facts::NameServer(_), Action::SetRecords { zone, sets }) => self.set_records(id, zone, sets),
+            (Facts::NameServer(_), Action::SetEpoch { zone, epoch }) => self.set_epoch(id, zone, epoch),
             (Facts::Proxy(_), Action::SetShare { backends }) => self.set_share(id, backends),
             (Facts::Proxy(facts), Action::CutSessions { backends }) => {
                 for (name, servers) in backends {
@@ -186,17 +187,44 @@ impl World {
         }
     }
 
+    fn set_epoch(&mut self, id: &TargetId, zone: &ZoneName, epoch: &FromTo<Option<Epoch>>) -> Acted {
+        if !Epoch::may_replace(epoch.from.as_ref(), epoch.to.as_ref()) {
+            return Err("an epoch is never lowered".to_owned());
+        }
+        let facts = self.updatable(id, zone)?;
+        if facts.epoch == epoch.to {
+            return Ok(());
+        }
+        if facts.epoch != epoch.from {
+            return Err(format!("somebody else changed it: {}", text::epoch(facts.epoch.as_ref())));
+        }
+        for server in self.transfer_tree(zone, id.name()) {
+            let Ok(Facts::NameServer(facts)) = self.known(&server) else { continue };
+            facts.serial = facts.serial.wrapping_add(1);
+            facts.epoch.clone_from(&epoch.to);
+        }
+        Ok(())
+    }
+
+    /// What a name server says that takes updates for a zone.
+    fn updatable(&mut self, id: &TargetId, zone: &ZoneName) -> Result<&NameServerFacts, String> {
+        let declared = self.topology.zones.get(zone).ok_or_else(|| format!("there is no zone {zone}"))?;
+        if !declared.servers.get(id.name()).is_some_and(|server| server.updates) {
+            return Err(format!("it takes no updates for {zone}"));
+        }
+        match self.known(id)? {
+            Facts::NameServer(facts) => Ok(facts),
+            _ => Err("it is no name server".to_owned()),
+        }
+    }
+
     fn set_records(
         &mut self,
         id: &TargetId,
         zone: &ZoneName,
         sets: &BTreeMap<RecordKey, FromTo<Option<RecordSet>>>,
     ) -> Acted {
-        let declared = self.topology.zones.get(zone).ok_or_else(|| format!("there is no zone {zone}"))?;
-        if !declared.servers.get(id.name()).is_some_and(|server| server.updates) {
-            return Err(format!("it takes no updates for {zone}"));
-        }
-        let Facts::NameServer(facts) = self.known(id)? else { return Err("it is no name server".to_owned()) };
+        let facts = self.updatable(id, zone)?;
         let found = |key: &RecordKey| facts.sets.get(key).and_then(Option::as_ref);
         if sets.iter().all(|(key, change)| found(key) == change.to.as_ref()) {
             return Ok(());

@@ -178,6 +178,8 @@ fn a_change_of_the_ttl_alone_is_a_difference() {
         sets: [(pay.clone(), set)].into(),
         conditional: Conditional::RecordSet,
         rejects_key: None,
+        epoch: None,
+        epoch_fault: None,
     };
     assert_eq!(standing(&sets, &live(Some(short))), Standing::AsAssumed);
     assert_eq!(standing(&sets, &live(None)), Standing::Done);

@@ -37,7 +37,8 @@ fn number_of(user: &str, option: &str) -> u32 {
     succeed(Command::new("id").args([option, user])).parse().unwrap()
 }
 
-fn give(path: &Path) {
+/// Makes a file that of the user `postgres`.
+pub fn give(path: &Path) {
     chown(path, Some(number_of("postgres", "-u")), Some(number_of("postgres", "-g"))).unwrap();
 }
 

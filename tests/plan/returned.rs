@@ -55,8 +55,10 @@ fn an_old_primary_that_comes_back_writing_is_fenced_and_rebuilt_before_anything_
     let plan = plan(&world, &Intent::default(), &lost());
     let steps = ids(&plan);
     let at = |id: &str| steps.iter().position(|step| *step == id).unwrap_or_else(|| panic!("{id}: {steps:#?}"));
-    assert!(at("db.accounts.quarantine.a") < at("db.accounts.rebuild.a"));
+    assert_eq!(at("db.accounts.quarantine.a"), 0, "before anything else");
     assert!(at("db.accounts.rebuild.a") < at("db.accounts.finish_promotion.b"));
+    let waits = plan.steps.iter().filter(|step| step.needs.is_empty()).map(|step| step.id.0.as_str());
+    assert_eq!(waits.collect::<Vec<_>>(), ["db.accounts.quarantine.a"], "everything else waits for it");
     let rebuild = plan.steps.iter().find(|step| step.id.0 == "db.accounts.rebuild.a").unwrap();
     assert!(rebuild.title.contains("200 bytes of log after 0/64 that b has not"), "{}", rebuild.title);
     assert!(matches!(&rebuild.undo, Undo::Impossible { why } if why.contains("stays in the directory")));

@@ -105,24 +105,21 @@ pub struct Diverged {
 
 impl fmt::Display for Diverged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (bytes, from) = (self.bytes, self.from);
         match (self.listed, self.transactions) {
-            (false, _) => write!(f, "it had log of its own from {} on, which could not be read", self.from)?,
-            (true, 0) => {
-                write!(f, "it had {} bytes of log of its own from {} on, without any commit", self.bytes, self.from)?
+            (false, _) => write!(f, "it had log of its own from {from} on, which could not be read")?,
+            (true, 0) => write!(f, "it had {bytes} bytes of log of its own from {from} on, without any commit")?,
+            (true, 1) => write!(f, "it had one committed transaction of its own, {bytes} bytes of log from {from} on")?,
+            (true, n) => {
+                write!(f, "it had {n} committed transactions of its own, {bytes} bytes of log from {from} on")?
             }
-            (true, n) => write!(
-                f,
-                "it had {n} committed transactions of its own, {} bytes of log from {} on",
-                self.bytes, self.from
-            )?,
         }
-        if let [first, ..] = self.relations.as_slice() {
+        if !self.relations.is_empty() {
             let shown: Vec<&str> = self.relations.iter().take(5).map(String::as_str).collect();
-            let more = self.relations.len() - shown.len();
-            let what = if more == 0 && shown.len() == 1 { first.clone() } else { shown.join(", ") };
-            write!(f, ", touching {what}")?;
-            if more > 0 {
-                write!(f, " and {more} more")?;
+            write!(f, ", touching {}", shown.join(", "))?;
+            match self.relations.len() - shown.len() {
+                0 => {}
+                more => write!(f, " and {more} more")?,
             }
         }
         let kept = if self.data_kept {

@@ -111,8 +111,7 @@ impl Order<'_> {
         let rested = self.maintenance(&emptied);
         let saved = self.saves();
         let verified = self.verify(&union(&union(&union(&switched, &rested), &forgotten), &saved));
-        let off = self.power_down(&union(&verified, &proven));
-        off
+        self.power_down(&union(&verified, &proven))
     }
 
     /// What remains for each service whose share changes: capacity against peak.

@@ -285,10 +285,12 @@ recover() {
   clock; over=$((now + 60000))
   while :; do
     pid
-    case $status in ready*) break ;; esac
+    # The file may still be that of the server whose power failed.
+    if alive "$pid"; then
+      case $status in ready*) break ;; esac
+    fi
     clock
     [ "$now" -lt "$over" ] || break
-    # The first file names no process before there is one.
     [ $((over - now)) -gt 59000 ] || alive "$pid" || break
     sleep 0.05 2>/dev/null || sleep 1
   done

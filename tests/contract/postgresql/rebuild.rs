@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use handover::model::{Diverged, Setting, SettingValue};
 
 use super::*;
+use crate::servers::give;
 
 /// Rows that only the old primary has.
 const LOST: &str = "SELECT count(*) FROM ledger WHERE id BETWEEN 1000 AND 1999";
@@ -13,7 +14,18 @@ impl Pair {
     /// `b-pg1` is cut off and becomes primary; `a-pg1` goes on writing, and loses its power.
     fn diverge(&self) {
         self.part(true);
+        self.lose_power();
+    }
+
+    /// What a power cut leaves: nothing is cleaned up, `postmaster.pid` says what it said, of a process that is no more.
+    fn lose_power(&self) {
+        let file = self.a.data.join("postmaster.pid");
+        let said = std::fs::read_to_string(&file).unwrap();
         self.a.kill();
+        // Not its own number: where nobody buries the dead, as in a container, it would go on to block a start.
+        let (_, rest) = said.split_once('\n').unwrap();
+        std::fs::write(&file, format!("{}\n{rest}", u32::MAX >> 10)).unwrap();
+        give(&file);
     }
 
     fn part(&self, diverge: bool) {
@@ -133,7 +145,7 @@ async fn where_no_rewind_is_possible_a_new_copy_takes_its_place() {
 async fn one_that_wrote_nothing_alone_simply_follows() {
     let pair = pair().await;
     pair.part(false);
-    pair.a.kill();
+    pair.lose_power();
     assert_eq!(diverged(pair.apply(&pair.a, &pair.rebuild(), 120.0).await), None);
     pair.is_whole_again().await;
 }
@@ -145,7 +157,7 @@ async fn what_cannot_be_kept_is_not_discarded_and_a_primary_that_runs_is_not_tou
     let refused = pair.apply(&pair.a, &pair.rebuild(), 30.0).await;
     assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("fence it first")), "{refused:?}");
     pair.a.sql("INSERT INTO ledger (id) VALUES (1998)");
-    pair.a.kill();
+    pair.lose_power();
     let crowded = with(&pair.a, "keep_free", "900000 GiB");
     let refused = pair.provider.apply(&crowded, &pair.rebuild(), &pair.permit, within(60.0)).await;
     let Outcome::NotApplied(why) = &refused else { panic!("{refused:?}") };

@@ -61,7 +61,9 @@ fn five_hundred_dead_targets_cost_one_deadline() {
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         match command {
             "plan" => assert!(said.contains("nothing in west answers"), "{said}"),
-            _ => assert!(said.contains("west-ns1") && said.contains("west-pg1") && said.contains("no answer"), "{said}"),
+            _ => {
+                assert!(said.contains("west-ns1") && said.contains("west-pg1") && said.contains("no answer"), "{said}")
+            }
         }
         assert!(!said.contains("Too many open files"), "{said}");
         println!("{command}: {took:?}, exit {:?}", output.status.code());

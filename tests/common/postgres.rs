@@ -231,7 +231,9 @@ impl Member {
     /// Sends a signal to all of its processes.
     pub fn signal(&self, signal: &str) {
         let Some(postmaster) = self.postmaster() else { return };
-        let children = succeed(Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster]));
+        // One that has died has none, which `ps` calls a failure.
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster]).output().unwrap();
+        let children = String::from_utf8_lossy(&children.stdout).into_owned();
         let children = children.split_whitespace().map(str::to_owned);
         // The postmaster first when they stop, so that it does not see its children stop.
         Command::new("kill").args([signal, &postmaster]).args(children).stderr(Stdio::null()).status().unwrap();

@@ -313,3 +313,55 @@ fn the_last_facility_that_serves_is_replaced_by_one_that_was_drained() {
     assert_eq!(plan.failovers.len(), 3);
     assert!(plan.failovers.iter().all(|it| it.to.name().starts_with("west-")), "{:?}", plan.failovers);
 }
+
+/// One target that is lost by itself.
+fn only(id: &TargetId) -> Intent {
+    let lost = Lost { facilities: BTreeSet::new(), targets: BTreeSet::from([id.clone()]) };
+    let attested = Some(Attestation { by: "ada@ops".to_owned(), reason: "its disk is on my desk".to_owned() });
+    Intent { lost, attested, ..Intent::default() }
+}
+
+fn acts(plan: &Plan) -> Vec<(&str, &str)> {
+    plan.steps
+        .iter()
+        .filter_map(|step| match &step.work {
+            Work::Act { target, action } => Some((target.name(), action.verb())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_primary_a_replica_and_a_proxy_are_lost_one_by_one() {
+    let alone = |id: &TargetId| {
+        let mut world = World::healthy(EXAMPLE);
+        world.silence(id);
+        let known = known(&world, LONG);
+        (world, known)
+    };
+    // A primary: its database fails over, nothing else moves; the fence of its facility would cut off too much.
+    let id = TargetId::member(&"accounts".into(), "west-pg1");
+    let (world, known) = alone(&id);
+    let primary = plan(&world, &only(&id), &known);
+    assert_eq!(primary.failovers.iter().map(|it| it.database.as_str()).collect::<Vec<_>>(), ["accounts"]);
+    assert!(acts(&primary).iter().all(|(target, _)| ["east-pg1", "east-pool1", "west-pool1"].contains(target)));
+    let unattested = Intent { attested: None, ..only(&id) };
+    let refusals = refused(planned(&world, &unattested, &[], &known));
+    assert!(refusals.iter().any(|it| it.advice.contains("hosts.west-db1.fence")), "{refusals:?}");
+    // A replica: commits wait for it no longer.
+    let id = TargetId::member(&"accounts".into(), "east-pg1");
+    let (world, known) = alone(&id);
+    let replica = plan(&world, &only(&id), &known);
+    assert_eq!(acts(&replica), [("west-pg1", "release_replicas")]);
+    // A proxy: its address leaves every record set, at every server where the zone is changed.
+    let id = TargetId::proxy("west-lb1");
+    let (world, known) = alone(&id);
+    let proxy = plan(&world, &only(&id), &known);
+    assert_eq!(acts(&proxy), [("east-ns1", "set_records"), ("west-ns1", "set_records")]);
+    let removed = proxy.steps.iter().flat_map(|step| &step.after).find_map(|after| match &after.condition {
+        Condition::Records { sets } => sets.values().flatten().next().cloned(),
+        _ => None,
+    });
+    let data: Vec<String> = removed.unwrap().data.iter().map(ToString::to_string).collect();
+    assert_eq!(data, ["10.10.0.81", "10.20.0.80", "10.20.0.81"]);
+}

@@ -1,6 +1,7 @@
 //! Shares and record sets of services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use super::holds::{Held, is_declared_share};
 use super::shares::{Basis, distribute};
@@ -9,6 +10,8 @@ use crate::model::{AppServer, FacilityName, Percent, Policy, Rate, RecordSet, Re
 use crate::plan::diff::shares_text;
 use crate::plan::{HoldKind, Intent, Shares};
 use crate::topology::Topology;
+
+type Addresses = BTreeSet<IpAddr>;
 
 /// The TTL at which a service's addresses are forgotten in time: what `--lower-ttl` lowers to.
 pub(in crate::plan) fn short_ttl(service: &Service, policy: &Policy) -> Span {
@@ -40,8 +43,35 @@ impl Desired {
             self.note_basis(service, &shares, basis);
             self.shares.insert(service.name.clone(), shares);
             let ttl = self.ttl(topology, service, intent, held, refusals);
-            self.fill_records(service, ttl, refusals);
+            self.fill_records(topology, service, ttl, refusals);
         }
+    }
+
+    /// The addresses of proxies that are lost themselves, where they are published as they are.
+    fn lost_addresses(&mut self, topology: &Topology, service: &Service, published: &Addresses) -> Addresses {
+        let lost = topology.proxies.values().filter(|proxy| self.lost.targets.contains(&proxy.target.id));
+        let mut gone = Addresses::new();
+        let mut unknown = Vec::new();
+        for target in lost.map(|proxy| &proxy.target).filter(|target| self.serving.contains(&target.facility)) {
+            let address: Option<SocketAddr> = target.address.parse().ok();
+            match address.map(|address| address.ip()).filter(|ip| published.contains(ip)) {
+                Some(ip) => _ = gone.insert(ip),
+                None => unknown.push(target.name()),
+            }
+        }
+        if !unknown.is_empty() {
+            self.notes.push(format!(
+                "which published addresses of {} lead to {} is not known: take them out by hand",
+                service.name,
+                list(unknown)
+            ));
+        }
+        if gone.len() == published.len() {
+            self.notes
+                .push(format!("every address of {} leads to a proxy that is lost: they stay published", service.name));
+            return Addresses::new();
+        }
+        gone
     }
 
     /// The share before facilities that are out are taken away.
@@ -128,8 +158,8 @@ impl Desired {
         }
     }
 
-    fn fill_records(&mut self, service: &Service, ttl: u32, refusals: &mut Vec<Refusal>) {
-        let addresses: std::collections::BTreeSet<std::net::IpAddr> = service
+    fn fill_records(&mut self, topology: &Topology, service: &Service, ttl: u32, refusals: &mut Vec<Refusal>) {
+        let mut addresses: Addresses = service
             .addresses
             .iter()
             .filter(|(facility, _)| self.serving.contains(*facility))
@@ -142,8 +172,10 @@ impl Desired {
             ));
             return;
         }
+        let gone = self.lost_addresses(topology, service, &addresses);
+        addresses.retain(|address| !gone.contains(address));
         for (key, zone) in record_keys(service) {
-            let data: std::collections::BTreeSet<_> =
+            let data: Addresses =
                 addresses.iter().copied().filter(|ip| ip.is_ipv4() == (key.rtype == RecordType::A)).collect();
             let set = (!data.is_empty()).then_some(RecordSet { ttl, data });
             self.records.entry(zone.clone()).or_default().insert(key, set);

@@ -94,7 +94,9 @@ fork() {
 
 # Finds out where its history leaves the primary's, into `forked` (nothing where it does not) and PART/spans.
 compare() {
-  said=$(ask IDENTIFY_SYSTEM replication=true 2>&1) || quit "the primary cannot be asked with the replication login: $said"
+  # Its warnings are no part of the answer.
+  said=$(ask IDENTIFY_SYSTEM replication=true 2>"$PART/error") ||
+    quit "the primary cannot be asked with the replication login: $(tail -n 3 "$PART/error")"
   system=$(of 'Database system identifier')
   [ "${said%%|*}" = "$system" ] || quit "the primary is of system ${said%%|*}, this member of $system"
   theirs=${said#*|} theirs=${theirs%%|*}
@@ -134,12 +136,12 @@ list() {
 
 # named DATABASE SPACE/NODE…: the relations of a database, as the primary calls them; those that it does not know stay numbers.
 named() {
-  database=$1; shift
-  name=$(ask "SELECT datname FROM pg_database WHERE oid = $database" 2>/dev/null)
+  whose=$1; shift
+  name=$(ask "SELECT datname FROM pg_database WHERE oid = $whose" 2>/dev/null)
   values=''
-  for node in "$@"; do values="$values, (${node%/*}::oid, ${node#*/}::oid)"; done
+  for file in "$@"; do values="$values, (${file%/*}::oid, ${file#*/}::oid)"; done
   case $name in *[\'\\]*) name='' ;; esac
-  [ "$database" != 0 ] || name=postgres
+  [ "$whose" != 0 ] || name=postgres
   [ -n "$name" ] && ask "
     SELECT DISTINCT CASE WHEN o.oid IS NULL THEN format('%s: relfilenode %s', current_database(), node)
              ELSE format('%s.%I.%I', CASE WHEN space <> 1664 THEN current_database() ELSE 'shared' END, nspname, o.relname) END
@@ -149,7 +151,7 @@ named() {
       LEFT JOIN pg_class t ON t.reltoastrelid = coalesce(i.indrelid, c.oid)
       LEFT JOIN pg_class o ON o.oid = coalesce(t.oid, i.indrelid, c.oid)
       LEFT JOIN pg_namespace n ON n.oid = o.relnamespace" "dbname='$name'" 2>/dev/null && return
-  for node in "$@"; do echo "database $database: relfilenode ${node#*/}"; done
+  for file in "$@"; do echo "database $whose: relfilenode ${file#*/}"; done
 }
 
 # Sums the list up, into PART/summary and PART/relations.

@@ -336,6 +336,14 @@ fn a_primary_a_replica_and_a_proxy_are_lost_one_by_one() {
     let alone = |id: &TargetId| {
         let mut world = World::healthy(EXAMPLE);
         world.silence(id);
+        let address = world.address_of(id);
+        for observed in world.live.values_mut() {
+            if let Observed::Known { value: Facts::Member(facts), .. } = observed
+                && facts.receives_from == address
+            {
+                facts.set_to_follow = facts.receives_from.take();
+            }
+        }
         let known = known(&world, LONG);
         (world, known)
     };

@@ -46,8 +46,7 @@ impl Desired {
 
     /// The members at a place, best first, that are in service.
     fn members_at(&self, database: &Database, at: &PrimaryPlace) -> Vec<TargetId> {
-        let may =
-            |name: &str, member: &Member| is_at(at, name, member) && !self.out.contains_key(&member.target.facility);
+        let may = |name: &str, member: &Member| is_at(at, name, member) && self.is_in_service(member);
         candidates(database, may).into_iter().cloned().collect()
     }
 
@@ -147,8 +146,12 @@ impl Desired {
     }
 
     fn members_in_service(&self, database: &Database) -> Vec<TargetId> {
-        let may = |_: &str, member: &Member| !self.out.contains_key(&member.target.facility);
-        candidates(database, may).into_iter().cloned().collect()
+        candidates(database, |_, member| self.is_in_service(member)).into_iter().cloned().collect()
+    }
+
+    /// Neither in a facility that is out, nor lost itself.
+    pub(in crate::plan) fn is_in_service(&self, member: &Member) -> bool {
+        !self.out.contains_key(&member.target.facility) && !self.lost.contains(&member.target)
     }
 
     /// Where the file wants it; where it is if that is out of service; anywhere if it has to leave that too.

@@ -95,8 +95,8 @@ pub(in crate::plan) fn failover(
     live: &Live,
     known: &Known,
 ) -> Result<Failover, NoFailover> {
-    let wish = desired.primaries.get(&database.name).map(Vec::as_slice).unwrap_or_default();
-    let candidates = Candidates::of(database, wish, live);
+    let may = |member: &Member| member.priority > 0 && desired.is_in_service(member);
+    let candidates = Candidates::of(database, may, live);
     if candidates.fit.is_empty() {
         let why =
             if candidates.reasons.is_empty() { "there is no replica".to_owned() } else { list(&candidates.reasons) };
@@ -231,11 +231,12 @@ impl Candidate<'_> {
 }
 
 impl<'a> Candidates<'a> {
-    fn of(database: &'a Database, wish: &[TargetId], live: &'a Live) -> Self {
+    /// `may` tells those that may be primary, wherever the topology would rather have it.
+    fn of(database: &'a Database, may: impl Fn(&Member) -> bool, live: &'a Live) -> Self {
         let mut candidates = Self { fit: Vec::new(), never: Vec::new(), reasons: Vec::new() };
         for member in database.members.values() {
-            let (id, name) = (&member.target.id, member.target.name());
-            match live::facts(live, id).map(|facts| facts.member()) {
+            let name = member.target.name();
+            match live::facts(live, &member.target.id).map(|facts| facts.member()) {
                 Err(why) => candidates.reasons.push(format!("{name} does not answer: {why}")),
                 Ok(None) => candidates.reasons.push(format!("{name} answered as something else")),
                 Ok(Some(facts)) if facts.role != Role::Replica => {
@@ -243,7 +244,7 @@ impl<'a> Candidates<'a> {
                 }
                 Ok(Some(facts)) => {
                     let candidate = Candidate { member, facts };
-                    if wish.contains(id) { &mut candidates.fit } else { &mut candidates.never }.push(candidate);
+                    if may(member) { &mut candidates.fit } else { &mut candidates.never }.push(candidate);
                 }
             }
         }

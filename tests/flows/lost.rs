@@ -52,7 +52,7 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     world.apply(&world.topology(), &world.path("seen.yaml")).code(0).says(&[
         "fence west-pg1: east-pg1 is in charge of accounts",
         "west-pg1: it had",
-        "nobody_else_has_this",
+        "accounts.pg_catalog.pg_attribute",
         "rebuilt by",
     ]);
     assert!(!world.is_primary("west-pg1") && !world.is_primary("west-pg2"));

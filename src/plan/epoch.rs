@@ -98,7 +98,8 @@ pub fn unprotected(topology: &Topology, newest: Option<&Epoch>, epoch: &Epoch) -
     epoch.lost.difference(&newest.lost).cloned().collect()
 }
 
-fn contradicts(one: &Epoch, other: &Epoch) -> bool {
+/// True for two that say different things under one number.
+pub(super) fn contradicts(one: &Epoch, other: &Epoch) -> bool {
     one.number == other.number && one != other
 }
 

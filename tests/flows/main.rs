@@ -13,4 +13,5 @@ mod lost;
 mod powered;
 mod refusals;
 mod resumed;
+mod split;
 mod world;

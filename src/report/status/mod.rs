@@ -10,6 +10,8 @@ pub use machine::{DesiredShares, StatusData};
 pub use prometheus::prometheus;
 pub use view::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView};
 
+use std::collections::BTreeSet;
+
 use super::text::{Page, Style, Text, Tone, command, moment};
 use crate::model::{Live, text::list};
 use crate::plan::lost::evidence::Before;
@@ -149,6 +151,9 @@ fn below(page: &mut Page, view: &StatusView) {
             let tone = if problem.level == ExitLevel::Split { Tone::Bad } else { Tone::Warn };
             page.item(Text::of(tone, "  ! "), problem.text.as_str());
         }
+        for advice in view.splits.iter().map(|split| split.advice.as_str()).collect::<BTreeSet<_>>() {
+            page.item(Text::of(Tone::Dim, "    → "), advice);
+        }
     }
     if !view.drift.is_empty() {
         section(page, "Differs from what should be");
@@ -203,8 +208,9 @@ fn verdict(view: &StatusView) -> Text {
         )),
         ExitLevel::Degraded => Text::of(Tone::Bad, "DEGRADED").and(format!(": {}", reasons(view, ExitLevel::Degraded))),
         ExitLevel::Split => Text::of(Tone::Bad, "SPLIT").and(format!(
-            ": {}; find out which one has the data that must be kept, and stop the other before anything else",
-            reasons(view, ExitLevel::Split)
+            ": {}; {}",
+            reasons(view, ExitLevel::Split),
+            view.splits.first().map_or("`handover plan` says more", |split| split.advice.as_str())
         )),
     };
     let drained: Vec<&str> =

@@ -20,7 +20,6 @@ use super::{apply, files, go_on, intent, process};
 use crate::engine::GoOn;
 use crate::journal::{How, Life, Lock, Past};
 use crate::model::DatabaseName;
-use crate::plan::split::Repair;
 use crate::plan::{FailoverMove, Overrides, Plan, Planned, document};
 use crate::report::{self, PlanAnswer};
 

@@ -56,6 +56,9 @@ pub struct Intent {
     /// is lost, the primary that survives a split.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub survivor: BTreeMap<DatabaseName, String>,
+    /// Publish who is in charge of each database although nobody has published it so far.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub publish_epoch: bool,
     /// Gates that are passed whatever they say.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub overrides: Overrides,
@@ -93,9 +96,12 @@ const LONGEST: usize = 120;
 impl Intent {
     /// True if nothing is overridden: what the topology says.
     pub fn is_bare(&self) -> bool {
-        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, survivor, .. } = self;
+        let Self {
+            drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, survivor, publish_epoch, ..
+        } = self;
         lost.is_empty()
             && survivor.is_empty()
+            && !publish_epoch
             && drain.is_empty()
             && restore.is_empty()
             && primary.is_empty()
@@ -130,6 +136,9 @@ impl Intent {
         }
         if !self.raise_ttl.is_empty() {
             parts.push(format!("raise the TTL of {} again", list(&self.raise_ttl)));
+        }
+        if self.publish_epoch {
+            parts.push("publish who is in charge of each database".to_owned());
         }
         if parts.is_empty() { "what the topology says".to_owned() } else { parts.join(", ") }
     }

@@ -50,6 +50,7 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     world.handover(&["status"]).code(11).says(&["west is lost and stays out"]);
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["owed until it answers"]);
     world.handover(&["plan", "--restore", "west"]).code(3).says(&["work is owed there"]);
+    world.handover(&["admit", "west-lb1"]).code(3).says(&["west is lost since epoch 1"]);
 
     // Nobody has told the machines of west: they start as what they were, and take writes that nobody else has.
     world.lab.power_on("west", true).unwrap();
@@ -70,18 +71,19 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     assert!(!world.is_primary("west-pg1") && !world.is_primary("west-pg2"));
     assert_eq!(world.sql("east-pg3", "show max_slot_wal_keep_size"), "-1");
 
-    world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["west stays drained"]);
+    world.handover(&["admit", "west-lb1"]).code(0);
 
     // It serves again only once it has been well for a while.
     let patient = world.edited("patient.yaml", &[("settle: 3s", "settle: 1h")]);
-    let restore = ["plan", "--restore", "west", "--out", "restore.yaml"];
-    world
-        .handover_on(&patient, &restore)
-        .code(3)
-        .says(&["west came back after a loss and has not settled", "asks for 1h"]);
+    let restore = ["plan", "--restore", "west", "--failback", "--out", "restore.yaml"];
+    let settles = ["west came back after a loss and has not settled", "asks for 1h"];
+    world.handover_on(&patient, &restore).code(3).says(&settles);
     let passed = ["plan", "--restore", "west", "--override", "settle", "--reason", "the other one burns"];
     world.handover_on(&patient, &passed).code(0).says(&["gate settle is overridden by"]);
     until("west has settled", || world.handover(&restore).says(&[]).code == 0);
+    world.apply(&world.topology(), &world.path("restore.yaml")).code(0);
+    assert!(world.is_primary("west-pg1") && world.is_primary("west-pg2") && world.is_primary("east-pg3"));
+    until("it is healthy", || world.handover(&["status"]).code == 0);
     world.end();
 }
 

@@ -251,9 +251,8 @@ fn epochs(topology: &Topology, live: &Live) -> Option<Split> {
                 text::epoch(Some(*said)),
                 text::epoch(Some(*there))
             ),
-            advice:
-                "until a plan raises it, whoever asks before it starts is refused; find out who published the other one"
-                    .to_owned(),
+            advice: "whoever asks before it starts is refused meanwhile; `handover plan` publishes the next number"
+                .to_owned(),
         })
     })
 }

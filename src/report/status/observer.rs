@@ -8,7 +8,7 @@ use super::view::{Cell, Column, ExitLevel, Mark, Problem, Row};
 use crate::journal::{Hold, HoldKind};
 use crate::model::{
     Admission, FacilityName, FacilityState, Facts, ForeignName, Live, Observed, Operational, Percent, Service,
-    TargetId, TargetKind, Unreachable, Zone, text::list,
+    TargetId, TargetKind, Unreachable, text::list,
 };
 use crate::topology::Topology;
 

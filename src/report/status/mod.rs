@@ -10,8 +10,6 @@ pub use machine::{DesiredShares, StatusData};
 pub use prometheus::prometheus;
 pub use view::{Cell, Column, ExitLevel, HeldView, Mark, Problem, Row, StatusView};
 
-use std::collections::BTreeSet;
-
 use super::text::{Page, Style, Text, Tone, command, moment};
 use crate::model::{Live, text::list};
 use crate::plan::lost::evidence::Before;
@@ -150,9 +148,13 @@ fn below(page: &mut Page, view: &StatusView) {
         for problem in &view.problems {
             let tone = if problem.level == ExitLevel::Split { Tone::Bad } else { Tone::Warn };
             page.item(Text::of(tone, "  ! "), problem.text.as_str());
-        }
-        for advice in view.splits.iter().map(|split| split.advice.as_str()).collect::<BTreeSet<_>>() {
-            page.item(Text::of(Tone::Dim, "    → "), advice);
+            // The verdict tells the first one's.
+            let first = view.splits.first().map(|split| &split.advice);
+            let split =
+                view.splits.iter().find(|split| problem.level == ExitLevel::Split && split.what == problem.text);
+            if let Some(split) = split.filter(|split| Some(&split.advice) != first) {
+                page.item(Text::of(Tone::Dim, "    → "), split.advice.as_str());
+            }
         }
     }
     if !view.drift.is_empty() {

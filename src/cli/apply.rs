@@ -32,6 +32,10 @@ use crate::topology::Topology;
 /// If the store fails before anything was done.
 pub async fn run(args: args::Apply) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.common.output };
+    if args.loss.lost.is_empty() && !args.loss.survivor.is_empty() {
+        let why = "--survivor belongs to `handover plan` (or to --lost); a plan that is applied has chosen already";
+        return Ok(voice.error(Exit::Usage, why));
+    }
     if args.detached.is_some() {
         detach::leave();
     }
@@ -43,10 +47,6 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
         None if args.loss.lost.is_empty() => return go_on::resume(args, voice).await,
         None => None,
     };
-    if args.loss.lost.is_empty() && !args.loss.survivor.is_empty() {
-        let why = "--survivor belongs to `handover plan`, which fences the other side first; apply that plan";
-        return Ok(voice.error(Exit::Usage, why));
-    }
     let context = match Context::open(&args.common, voice)? {
         Ok(context) => context.remembering().await,
         Err(exit) => return Ok(exit),

@@ -12,9 +12,10 @@ use super::document::{DocumentError, Plan, TopologyRef};
 use super::intent::{HoldKind, Intent, LostThing};
 use super::live::{self, backend_of};
 use super::make::{Planned, make};
+use super::synchronous;
 use crate::model::{
     Database, FacilityName, Facts, JobFacts, Live, MemberFacts, NameServerFacts, Observed, PoolerFacts, ProxyFacts,
-    ReplicaFacts, Role, Route, ServerFacts, SlotFacts, Span, Target, TargetKind,
+    ReplicaFacts, ReplicationMode, Role, Route, ServerFacts, SlotFacts, Span, Target, TargetKind,
 };
 use crate::topology::Topology;
 
@@ -210,9 +211,15 @@ fn received(topology: &Topology, target: &Target, live: &mut Live) {
     if !facts.slots.iter().any(|slot| slot.name == name) {
         facts.slots.push(SlotFacts { name: name.clone(), logical: false, active: true, retained_bytes: 0 });
     }
-    let synchronous = !facts.synchronous_names.is_empty();
+    let synchronous = database.mode == ReplicationMode::Synchronous;
     let (lag_bytes, lag, silence) = (0, None, None);
     facts.replicas.push(ReplicaFacts { name, address: None, streaming: true, synchronous, lag_bytes, lag, silence });
+    // Commits had to go on without it.
+    if synchronous && facts.synchronous_names.is_empty() {
+        let able: Vec<String> = facts.replicas.iter().map(|replica| replica.name.clone()).collect();
+        let demanded = database.confirmed_by.unwrap_or(1).min(able.len());
+        facts.synchronous_names = synchronous::demanding("", demanded, &able);
+    }
 }
 
 fn pooler(topology: &Topology, target: &Target, live: &Live) -> Option<PoolerFacts> {

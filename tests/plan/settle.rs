@@ -108,7 +108,9 @@ fn a_drain_and_a_loss_leave_the_skeleton_of_their_way_back() {
     for name in ["east-pg1", "east-pg2", "east-pg3"] {
         let id =
             world.topology.databases.values().find_map(|it| Some(it.members.get(name)?.target.id.clone())).unwrap();
-        world.member(&id).replicas.clear();
+        let facts = world.member(&id);
+        facts.replicas.clear();
+        facts.synchronous_names.clear();
     }
     let held = [HoldKind::Lost { what: LostThing::Facility("west".into()), owed: west.into_iter().collect() }];
     let way = skeleton::way_back(&world.topology, &gone, &held, &world.live, now()).unwrap();

@@ -196,8 +196,18 @@ fn records(zone: &Zone, live: &Live) -> Option<Split> {
             keys.extend(&differing);
             first.get_or_insert_with(|| {
                 let at = |facts: &NameServerFacts| text::record_set(facts.sets.get(key).and_then(Option::as_ref));
-                let serial = if one_tree { format!(", both in serial {}", facts.serial) } else { String::new() };
-                format!("{key} is {} at {name} and {} at {other}{serial}", at(facts), at(there))
+                let what = format!("{key} is {} at {name} and {} at {other}", at(facts), at(there));
+                if !one_tree {
+                    let advice =
+                        "users are sent to different places; `handover plan` makes both publish what should be";
+                    return (what, advice.to_owned());
+                }
+                let copy = if zone.origin(name) == name.as_str() { other } else { name };
+                let advice = format!(
+                    "no transfer repairs that: make {copy} fetch the zone anew (BIND: `rndc retransfer {}`)",
+                    zone.name
+                );
+                (format!("{what}, both in serial {}", facts.serial), advice)
             });
         }
     }
@@ -205,11 +215,11 @@ fn records(zone: &Zone, live: &Live) -> Option<Split> {
         0 | 1 => String::new(),
         count => format!(", and {} more differ", count - 1),
     };
-    first.map(|first| Split {
+    first.map(|(first, advice)| Split {
         kind: SplitKind::Records,
         of: zone.name.to_string(),
         what: format!("name servers of {} differ: {first}{more}", zone.name),
-        advice: "users are sent to different places; `handover plan` makes them publish what should be".to_owned(),
+        advice,
         targets,
     })
 }

@@ -56,17 +56,49 @@ pub fn read(lab: &Lab, topology: &Topology, state: &Path) -> Result<Facts> {
 /// # Errors
 /// As [`read`].
 pub fn settle(lab: &Lab, topology: &Topology, state: &Path, expected: &Facts) -> Result<Vec<String>> {
+    settle_in(lab, topology, state, expected, &|facts| facts.clone())
+}
+
+/// The same, whatever timelines the databases are on.
+///
+/// # Errors
+/// As [`read`].
+pub fn settle_in_any_history(lab: &Lab, topology: &Topology, state: &Path, expected: &Facts) -> Result<Vec<String>> {
+    settle_in(lab, topology, state, expected, &|facts| without_timelines(topology, facts))
+}
+
+/// The same for what `view` makes of the facts.
+fn settle_in(
+    lab: &Lab,
+    topology: &Topology,
+    state: &Path,
+    expected: &Facts,
+    view: &dyn Fn(&Facts) -> Facts,
+) -> Result<Vec<String>> {
     let deadline = Instant::now() + SETTLING;
     loop {
-        let found = read(lab, topology, state)?;
-        if found == *expected {
+        let (expected, found) = (view(expected), view(&read(lab, topology, state)?));
+        if found == expected {
             return Ok(Vec::new());
         }
         if Instant::now() >= deadline {
-            return Ok(differences(expected, &found));
+            return Ok(differences(&expected, &found));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// What a member says of itself begins with its role and its timeline.
+fn without_timelines(topology: &Topology, facts: &Facts) -> Facts {
+    let members = topology.databases.values().flat_map(|database| database.members.keys());
+    let mut facts = facts.clone();
+    for name in members {
+        let Some(fact) = facts.get_mut(name) else { continue };
+        if let [role, _, rest] = fact.splitn(3, '|').collect::<Vec<_>>()[..] {
+            *fact = format!("{role}|any timeline|{rest}");
+        }
+    }
+    facts
 }
 
 /// What differs, in words.
@@ -162,4 +194,24 @@ fn holds(topology: &Topology, state: &Path) -> Result<Facts> {
     kinds.sort();
     let lock = lock.map_or_else(|| "free".to_owned(), |lock| format!("held by run {}", lock.run));
     Ok(Facts::from([("holds".to_owned(), kinds.join(" ")), ("lock".to_owned(), lock)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_timeline_of_a_member_is_left_out() {
+        let topology = crate::topology::read(Path::new("layouts/lost.yaml")).unwrap();
+        let facts = |timeline: u32| {
+            Facts::from([
+                ("west-pg1".to_owned(), format!("f|{timeline}|\"east-pg1\"; t|0|east_pg1; ")),
+                ("west-lb1".to_owned(), format!("a|{timeline}|b; ")),
+            ])
+        };
+        let [one, other] = [1, 3].map(|timeline| without_timelines(&topology, &facts(timeline)));
+        assert_eq!(one["west-pg1"], "f|any timeline|\"east-pg1\"; t|0|east_pg1; ");
+        assert_eq!(one["west-pg1"], other["west-pg1"]);
+        assert_ne!(one["west-lb1"], other["west-lb1"]);
+    }
 }

@@ -88,15 +88,20 @@ fn settle_in(
     }
 }
 
-/// What a member says of itself begins with its role and its timeline.
+/// What a member says of itself begins with its role, its timeline and the names that its commits wait for. Those mean nothing at a replica,
+/// and who was primary once goes on having the setting, be it empty.
 fn without_timelines(topology: &Topology, facts: &Facts) -> Facts {
     let members = topology.databases.values().flat_map(|database| database.members.keys());
     let mut facts = facts.clone();
     for name in members {
         let Some(fact) = facts.get_mut(name) else { continue };
-        if let [role, _, rest] = fact.splitn(3, '|').collect::<Vec<_>>()[..] {
-            *fact = format!("{role}|any timeline|{rest}");
-        }
+        let mut rows = fact.split("; ").filter(|row| !row.contains("|synchronous_standby_names = "));
+        let first = match rows.next().unwrap_or_default().splitn(3, '|').collect::<Vec<_>>()[..] {
+            ["t", ..] => "a replica".to_owned(),
+            [_, _, names] => format!("a primary that waits for `{names}`"),
+            ref other => other.join("|"),
+        };
+        *fact = std::iter::once(first.as_str()).chain(rows).collect::<Vec<_>>().join("; ");
     }
     facts
 }
@@ -201,17 +206,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_timeline_of_a_member_is_left_out() {
+    fn timelines_and_what_replicas_would_wait_for_are_left_out() {
         let topology = crate::topology::read(Path::new("layouts/lost.yaml")).unwrap();
-        let facts = |timeline: u32| {
-            Facts::from([
-                ("west-pg1".to_owned(), format!("f|{timeline}|\"east-pg1\"; t|0|east_pg1; ")),
-                ("west-lb1".to_owned(), format!("a|{timeline}|b; ")),
-            ])
+        let view = |member: &str| {
+            let facts =
+                Facts::from([("west-pg1".to_owned(), member.to_owned()), ("west-lb1".to_owned(), "a|1|b".to_owned())]);
+            let facts = without_timelines(&topology, &facts);
+            assert_eq!(facts["west-lb1"], "a|1|b");
+            facts["west-pg1"].clone()
         };
-        let [one, other] = [1, 3].map(|timeline| without_timelines(&topology, &facts(timeline)));
-        assert_eq!(one["west-pg1"], "f|any timeline|\"east-pg1\"; t|0|east_pg1; ");
-        assert_eq!(one["west-pg1"], other["west-pg1"]);
-        assert_ne!(one["west-lb1"], other["west-lb1"]);
+        let primary = "a primary that waits for `\"east-pg1\"`; t|0|east_pg1; ";
+        assert_eq!(view("f|1|\"east-pg1\"; t|0|east_pg1; "), primary);
+        assert_eq!(view("f|3|\"east-pg1\"; t|0|east_pg1; t|0|synchronous_standby_names = \"east-pg1\"; "), primary);
+        assert_eq!(view("t|3|\"east-pg1\"; t|0|west_pg1; "), view("t|1|; t|0|west_pg1; "));
+        assert_eq!(view("psql: no answer; "), "psql: no answer; ");
     }
 }

@@ -1,6 +1,7 @@
 //! The way back: what happened is over, the facility's servers start, what is owed is done, and the facility serves again.
 
 use std::process::Stdio;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -17,6 +18,9 @@ use crate::{OPERATOR, Selection, ServerStatus};
 
 /// How long the way back may take, each half of it.
 const BACK: Duration = Duration::from_secs(150);
+
+/// After what time an operator starts a name server that is not let in.
+const BY_HAND_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a server that asks whether it may start waits for an answer.
 const ASKS_FOR: &str = "2s";
@@ -64,7 +68,7 @@ impl Course<'_> {
     }
 
     /// Starts what does not run, as the case says; whoever might be a primary beside another one only if it asks.
-    fn start_servers(&self, taken: bool) -> Result<()> {
+    fn start_servers(&mut self, taken: bool) -> Result<()> {
         let lab = &self.stand.lab;
         if !taken {
             return lab.start_servers(&Selection::Facility(self.case.facility.to_owned())).map(drop);
@@ -85,30 +89,40 @@ impl Course<'_> {
         Ok(servers.filter(|server| server.place == self.case.facility && server.pid.is_none()).collect())
     }
 
-    /// Everything that does not run asks whether it may start, as a unit with `ExecCondition=` does, and starts if so.
-    fn knock(&self) -> Result<()> {
-        let lab = &self.stand.lab;
-        let down = self.down()?;
-        std::thread::scope(|scope| {
-            let asking: Vec<_> = down
-                .iter()
-                .filter_map(|server| Some((server, server.targets.first()?)))
-                .map(|(server, target)| {
-                    scope.spawn(move || -> Result<()> {
-                        let mut admit = lab.command_in(self.case.facility, &self.stand.script.handover)?;
-                        admit.args(["admit", target, "--timeout", ASKS_FOR, "--topology"]).arg(lab.topology_path());
-                        admit.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                        if admit.status()?.success() {
-                            lab.start_servers(&Selection::Target(server.name.clone()))?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            asking.into_iter().try_for_each(|thread| {
+    /// Everything that does not run and was not yet let in asks whether it may start, as a unit with `ExecCondition=` does, and starts if so.
+    fn knock(&mut self) -> Result<()> {
+        let (stand, facility) = (self.stand, self.case.facility);
+        let mut down = self.down()?;
+        down.retain(|server| !server.targets.is_empty() && !self.admitted.contains(&server.name));
+        let ask = |server: &ServerStatus| -> Result<bool> {
+            let mut admit = stand.lab.command_in(facility, &stand.script.handover)?;
+            admit.arg("admit").args(server.targets.first()).args(["--timeout", ASKS_FOR, "--topology"]);
+            admit.arg(stand.lab.topology_path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let admitted = admit.status()?.success();
+            if admitted {
+                stand.lab.start_servers(&Selection::Target(server.name.clone()))?;
+            }
+            Ok(admitted)
+        };
+        let answers = std::thread::scope(|scope| {
+            let asking: Vec<_> = down.iter().map(|server| scope.spawn(|| ask(server))).collect();
+            let join = |thread: ScopedJoinHandle<'_, Result<bool>>| {
                 thread.join().map_err(|_| anyhow::anyhow!("who asks whether it may start panicked"))?
-            })
-        })
+            };
+            asking.into_iter().map(join).collect::<Result<Vec<bool>>>()
+        })?;
+        let admitted = down.iter().zip(answers).filter(|(_, admitted)| *admitted);
+        self.admitted.extend(admitted.map(|(server, _)| server.name.clone()));
+        Ok(())
+    }
+
+    /// A name server that is kept down is started by hand once: what is owed there cannot be done else (docs/admit.md).
+    fn start_name_servers(&mut self) -> Result<()> {
+        for server in self.down()?.into_iter().filter(|server| server.kind == "named") {
+            self.played.did(format!("{} was not admitted, and is started by hand", server.name));
+            self.stand.lab.start_servers(&Selection::Target(server.name))?;
+        }
+        Ok(())
     }
 
     /// Does what is owed, brings the facility back into service, and looks whether everything is as it was; true if so.
@@ -132,11 +146,15 @@ impl Course<'_> {
 
     /// Makes bare plans and applies them until nothing is owed.
     fn settle_owed(&mut self) -> Result<bool> {
-        let deadline = Instant::now() + BACK;
+        let began = Instant::now();
+        let deadline = began + BACK;
         loop {
             self.open_between()?;
             if self.case.start == Start::Asking && !self.promises.is_empty() {
                 self.knock()?;
+                if began.elapsed() > BY_HAND_AFTER {
+                    self.start_name_servers()?;
+                }
             }
             let planned = self.operator.plan(&[])?;
             if planned.code == Some(0) && planned.plan.is_none() && self.held(is_lost)?.is_empty() {

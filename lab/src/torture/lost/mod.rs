@@ -249,6 +249,7 @@ pub fn stand(args: &Args, handover: &std::path::Path, number: usize) -> Result<S
     let folder = args.folder.join(format!("lost-{number}"));
     let mut stand = Stand::begun(&args.lost_topology, handover, folder, HERE)?;
     operator::isolating(&stand)?;
+    operator::publish(&stand)?;
     stand.keep(START)?;
     Ok(stand)
 }

@@ -41,6 +41,19 @@ pub fn isolating(stand: &Stand) -> Result<()> {
     Ok(std::fs::write(stand.file(ISOLATING), text)?)
 }
 
+/// Publishes who is in charge, for servers that ask.
+///
+/// # Errors
+/// If that does not succeed.
+pub fn publish(stand: &Stand) -> Result<()> {
+    let operator = Operator::new(stand, Fence::Off);
+    let planned = operator.plan(&["--publish-epoch"])?;
+    let Some((file, _)) = planned.plan else { bail!("no epoch can be published: {}", planned.why) };
+    let answer = operator.apply_plan(&file)?;
+    ensure!(answer.code == Some(0), "the epoch was not published: {}", why(&answer));
+    Ok(())
+}
+
 /// Who types.
 pub struct Operator<'a> {
     stand: &'a Stand,

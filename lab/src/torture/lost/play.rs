@@ -21,7 +21,7 @@ use crate::torture::watch::{Watch, Watched};
 const GOES_ON: Duration = Duration::from_secs(90);
 
 /// How long one waits before one tries again.
-pub const AGAIN: Duration = Duration::from_millis(300);
+pub const AGAIN: Duration = Duration::from_millis(500);
 
 /// A case while it is played.
 pub struct Course<'a> {
@@ -37,6 +37,8 @@ pub struct Course<'a> {
     pub writing: BTreeSet<String>,
     /// True while clients are kept out of the facility.
     pub closed: bool,
+    /// Servers of the facility that were let in when they asked.
+    pub admitted: BTreeSet<String>,
 }
 
 /// Plays a case. What is wrong with `handover` is in the answer.
@@ -67,6 +69,7 @@ pub fn play(stand: &Stand, case: &LostCase) -> Result<Played> {
         over: false,
         writing: BTreeSet::new(),
         closed: false,
+        admitted: BTreeSet::new(),
     };
     course.strike()?;
     if case.over == Over::Before {
@@ -118,14 +121,15 @@ impl Course<'_> {
         loop {
             tries += 1;
             let planned = self.operator.plan(&[&["--lost", facility], accepted].concat())?;
-            let (code, said) = match planned.plan {
+            let (code, said, promoted) = match planned.plan {
                 Some((_, plan)) => {
                     let answer = self.go_on(&plan, accepted)?;
-                    (answer.code, why(&answer))
+                    self.note_promises()?;
+                    let promoted = plan.failovers.iter().all(|it| self.promises.contains_key(it.database.as_str()));
+                    (answer.code, why(&answer), promoted)
                 }
-                None => (planned.code, planned.why),
+                None => (planned.code, planned.why, false),
             };
-            self.note_promises()?;
             let told = format!("--lost {facility}, try {tries}: {code:?} {said}");
             match (code, wanted) {
                 (Some(0), Wanted::Refused) => {
@@ -133,7 +137,8 @@ impl Course<'_> {
                     self.played.problem(format!("it went on without {facility}, which serves or nobody here can see"));
                     return Ok(true);
                 }
-                (Some(0), _) => {
+                // Where power came back in the middle, the run ends by saying so.
+                (Some(0), _) | (Some(4), _) if code == Some(0) || (self.over && promoted) => {
                     self.played.did(told);
                     return Ok(true);
                 }

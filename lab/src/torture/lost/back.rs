@@ -77,8 +77,8 @@ impl Course<'_> {
             Start::Asking => self.knock(),
             Start::ByHand | Start::Unasked => {
                 let down = self.down()?;
-                let others = down.iter().filter(|server| server.kind != "postgres");
-                others.map(|server| lab.start_servers(&Selection::Target(server.name.clone())).map(drop)).collect()
+                let mut others = down.into_iter().filter(|server| server.kind != "postgres");
+                others.try_for_each(|server| lab.start_servers(&Selection::Target(server.name)).map(drop))
             }
         }
     }

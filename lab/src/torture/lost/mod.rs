@@ -6,6 +6,7 @@ mod operator;
 mod play;
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -18,6 +19,9 @@ use super::{Args, Playable};
 
 /// The facilities that can be lost, with the other one each.
 const FACILITIES: [[&str; 2]; 2] = [["west", "east"], ["east", "west"]];
+
+/// Round trip between the two.
+const BETWEEN: Duration = Duration::from_millis(60);
 
 /// Where `handover` runs.
 const HERE: &str = "haven";
@@ -201,12 +205,14 @@ impl LostCase {
         format!("{:?} {over}", self.disaster)
     }
 
-    /// True for what an operator meets first.
+    /// True for what comes first: the ends of most stories, and old primaries that come back taking writes, as quick as can be.
     fn is_plain(&self) -> bool {
-        matches!(
-            (self.facility, self.disaster, self.over),
-            ("west", Disaster::Power | Disaster::CutOff, Over::After) | ("west", Disaster::Power, Over::Fenced)
-        )
+        let plain = match (self.disaster, self.over) {
+            (Disaster::Power, Over::After) => self.fence == Fence::Off,
+            (Disaster::Power, Over::Fenced) => self.start == Start::Unasked,
+            (disaster, over) => (disaster, over) == (Disaster::CutOff, Over::After),
+        };
+        plain && self.facility == FACILITIES[0][0]
     }
 }
 
@@ -250,6 +256,9 @@ pub fn stand(args: &Args, handover: &std::path::Path, number: usize) -> Result<S
     let mut stand = Stand::begun(&args.lost_topology, handover, folder, HERE)?;
     operator::isolating(&stand)?;
     operator::publish(&stand)?;
+    // What an asynchronous replica has not yet heard is lost: far enough away for that to be something.
+    let [one, other] = FACILITIES[0];
+    stand.lab.delay(one, other, BETWEEN)?;
     stand.keep(START)?;
     Ok(stand)
 }

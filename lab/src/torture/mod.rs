@@ -60,7 +60,7 @@ pub struct Args {
     /// Only cases whose names contain this; may be repeated.
     #[arg(long = "case", value_name = "TEXT")]
     pub cases: Vec<String>,
-    /// Only so many cases, as different as can be.
+    /// Only so many cases, as different as can be, beside those in which a facility is lost.
     #[arg(long, value_name = "NUMBER")]
     pub sample: Option<usize>,
     /// So many cases in which a facility is lost; they are played first.
@@ -83,7 +83,8 @@ impl Args {
 
     /// True if only facilities are to be lost.
     fn loses_only(&self) -> bool {
-        !self.cases.is_empty() && self.cases.iter().all(|text| text.starts_with(lost::PREFIX))
+        let named = !self.cases.is_empty() && self.cases.iter().all(|text| text.starts_with(lost::PREFIX));
+        named || self.sample == Some(0)
     }
 }
 

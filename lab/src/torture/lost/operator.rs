@@ -182,8 +182,9 @@ pub fn why(answer: &Answer) -> String {
     let told = answers.flat_map(|answer| {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let refusals = answer.get("refusals").and_then(Value::as_array).cloned().unwrap_or_default();
+        let stale = answer.get("stale").map(|_| "the plan is stale".to_owned());
         let whats = refusals.iter().filter_map(|refusal| text(refusal.get("what")?)).collect::<Vec<_>>();
-        whats.into_iter().chain(answer.get("message").and_then(text))
+        whats.into_iter().chain(answer.get("message").and_then(text)).chain(stale)
     });
     let all = ended.chain(told).collect::<Vec<_>>().join("; ").replace('\n', " ");
     match all.char_indices().nth(LONGEST) {

@@ -152,6 +152,7 @@ impl Intent {
         if self.lost.is_empty() {
             parts.extend(words("survivor", self.survivor.values()));
         }
+        parts.extend(self.publish_epoch.then(|| "publish-epoch".to_owned()));
         parts.extend(words("power-on", &self.power_on));
         parts.extend(words("drain", &self.drain));
         parts.extend(words("restore", &self.restore));

@@ -239,7 +239,9 @@ mod tests {
             last: at(160),
             leased_until: None,
         };
-        let since = |runs: &[RunSummary]| returned(&[hold.clone()], runs, at(200)).get("west").map(Duration::as_secs);
+        let since = |runs: &[RunSummary]| {
+            returned(std::slice::from_ref(&hold), runs, at(200)).get("west").map(Duration::as_secs)
+        };
         assert_eq!(since(&[ended(Some(RunEnd::Done))]), Some(40));
         assert_eq!(since(&[ended(Some(RunEnd::Stopped))]), None);
         assert_eq!(since(&[ended(None)]), None);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::member::{
-    ClientFacts, Diverged, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
+    ClientFacts, Diverged, KEPT, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
     SwitchoverStyle, TransactionFacts,
 };
 use super::epoch::Epoch;

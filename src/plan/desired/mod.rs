@@ -172,7 +172,7 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
     let mut wanted = Desired {
         serving: BTreeSet::new(),
         out: BTreeMap::new(),
-        lost: held.lost_beside(&intent.lost),
+        lost: owed::still_lost(held.lost_beside(&intent.lost), &intent.lost, live),
         regained: Lost::default(),
         flagged: intent.lost.clone(),
         shares: BTreeMap::new(),

@@ -197,6 +197,10 @@ pub struct Plan {
     /// Give services (all, without a name) the TTLs of the topology again
     #[arg(long, value_name = "SERVICE", num_args = 0..)]
     pub raise_ttl: Option<Vec<String>>,
+    /// Publish who is in charge of each database at the name servers, which `handover admit` asks (docs/admit.md). Needed once: later plans
+    /// keep it true
+    #[arg(long)]
+    pub publish_epoch: bool,
     /// What is lost.
     #[command(flatten)]
     pub loss: Loss,

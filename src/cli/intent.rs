@@ -40,6 +40,7 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
         share: reader.each("--share", &args.share, Reader::share),
         lower_ttl: reader.services(args.lower_ttl.as_deref()),
         raise_ttl: reader.services(args.raise_ttl.as_deref()),
+        publish_epoch: args.publish_epoch,
         reason: args.reason.clone(),
         review_by: args.review_by.as_deref().and_then(|text| reader.keep(moment(text, now))),
         ..reader.loss(&args.loss, &args.overrides, args.reason.as_deref())

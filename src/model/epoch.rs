@@ -12,7 +12,7 @@ const LONGEST: usize = 255;
 const LABEL: &str = "_handover";
 
 /// Who is in charge. Changed only by raising its number, everywhere or nowhere that counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Epoch {
     /// Rises with every change; the answer with the highest number is the newest.
     pub number: u64,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub use self::shares::movements;
 use super::desired::{Desired, OutBecause, Refusal};
+use super::epoch::EpochChange;
 use super::followers;
 use super::live;
 use super::lost::failover::Failover;
@@ -139,6 +140,8 @@ pub struct Changes {
     pub routes: Vec<RouteChange>,
     /// Of replication.
     pub follows: Vec<FollowChange>,
+    /// Of what is published of who is in charge.
+    pub epoch: Option<EpochChange>,
     /// Targets that did not answer and need not: of facilities that are out.
     pub silent: Vec<String>,
     /// Differences that are left as they are for now, and why.
@@ -156,6 +159,7 @@ impl Changes {
             && self.jobs.is_empty()
             && self.routes.is_empty()
             && self.follows.is_empty()
+            && self.epoch.is_none()
     }
 
     /// The move of a database's primary.
@@ -240,6 +244,7 @@ impl Changes {
                 lines.push(format!("commits of {database} wait for {from}, should wait for {}", change.synchronous.to));
             }
         }
+        lines.extend(self.epoch.iter().flat_map(EpochChange::lines));
         lines.sort();
         lines
     }

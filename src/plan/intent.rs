@@ -55,6 +55,9 @@ pub struct Intent {
     /// The member of each database that takes over where several could and none is ahead of all others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub survivor: BTreeMap<DatabaseName, String>,
+    /// Publish who is in charge of each database although nobody has published it so far.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub publish_epoch: bool,
     /// Gates that are passed whatever they say.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub overrides: Overrides,
@@ -92,8 +95,9 @@ const LONGEST: usize = 120;
 impl Intent {
     /// True if nothing is overridden: what the topology says.
     pub fn is_bare(&self) -> bool {
-        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, .. } = self;
+        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, publish_epoch, .. } = self;
         lost.is_empty()
+            && !publish_epoch
             && drain.is_empty()
             && restore.is_empty()
             && primary.is_empty()
@@ -124,6 +128,9 @@ impl Intent {
         }
         if !self.raise_ttl.is_empty() {
             parts.push(format!("raise the TTL of {} again", list(&self.raise_ttl)));
+        }
+        if self.publish_epoch {
+            parts.push("publish who is in charge of each database".to_owned());
         }
         if parts.is_empty() { "what the topology says".to_owned() } else { parts.join(", ") }
     }

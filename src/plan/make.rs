@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::desired::{Desired, Refusal, desired};
 use super::diff::{Changes, diff, shares_text};
 use super::document::{FORMAT, Plan, TopologyRef};
+use super::epoch::EpochChange;
 use super::followers::Followers;
 use super::intent::{HoldKind, Intent};
 use super::lost::decide::decide;
@@ -17,7 +18,7 @@ use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
 use super::weights::weights;
-use super::{GateName, gate, live, power, ttl, window};
+use super::{GateName, epoch, gate, live, power, ttl, window};
 use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Role, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
@@ -63,6 +64,8 @@ pub fn make_knowing(
     notes.extend(decided.notes);
     notes.extend(owed::settle(topology, holds, &mut desired, &changes, live));
     refusals.extend(decided.refusals);
+    changes.epoch = epoch::change(topology, intent, &desired, &changes, live);
+    notes.extend(changes.epoch.iter().flat_map(|change| change.notes(topology)));
     notes.extend(changes.silent.iter().cloned());
     notes.extend(unsaved_notes(topology, live));
     notes.extend(power::closed_notes(topology, live));
@@ -171,7 +174,9 @@ pub fn drift(topology: &Topology, holds: &[HoldKind], live: &Live) -> (Vec<Strin
         Ok(desired) => {
             let notes = desired.notes.iter().cloned().chain(unsaved_notes(topology, live));
             let notes = notes.chain(power::closed_notes(topology, live)).collect();
-            (diff(topology, &desired, live).0.lines(), notes)
+            let (mut changes, _) = diff(topology, &desired, live);
+            changes.epoch = epoch::change(topology, &Intent::default(), &desired, &changes, live);
+            (changes.lines(), notes)
         }
         Err(refusals) => (refusals.into_iter().map(|refusal| refusal.what).collect(), Vec::new()),
     }
@@ -311,6 +316,8 @@ fn facts(topology: &Topology, changes: Changes, live: &Live) -> Vec<Assumption> 
         let role = Condition::Role { role: Role::Replica, lineage: Some(failover.lineage.clone()) };
         facts.push(Assumption::on(&failover.to.member, role));
     }
+    let epochs = changes.epoch.iter().flat_map(EpochChange::facts);
+    facts.extend(epochs.map(|(server, published)| Assumption::on(server, published)));
     facts.sort_by(|a, b| a.target.cmp(&b.target));
     facts
 }

@@ -38,6 +38,7 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     world.handover(&["status"]).code(11).says(&["west is lost and stays out"]);
     world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["owed until it answers"]);
     world.handover(&["plan", "--restore", "west"]).code(3).says(&["work is owed there"]);
+    world.handover(&["admit", "west-lb1"]).code(3).says(&["west is lost since epoch 1"]);
 
     // Nobody has told the machines of west: they start as what they were, and take writes that nobody else has.
     world.lab.power_on("west", true).unwrap();
@@ -58,7 +59,12 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     assert!(!world.is_primary("west-pg1") && !world.is_primary("west-pg2"));
     assert_eq!(world.sql("east-pg3", "show max_slot_wal_keep_size"), "-1");
 
-    world.handover(&["plan", "--detailed-exitcode"]).code(0).says(&["west stays drained"]);
+    world.handover(&["admit", "west-lb1"]).code(0);
+
+    let restore = world.plan(&world.topology(), "restore.yaml", &["--restore", "west", "--failback"]);
+    world.apply(&world.topology(), &restore).code(0);
+    assert!(world.is_primary("west-pg1") && world.is_primary("west-pg2") && world.is_primary("east-pg3"));
+    until("it is healthy", || world.handover(&["status"]).code == 0);
     world.end();
 }
 

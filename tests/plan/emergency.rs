@@ -14,13 +14,13 @@ use handover::plan::{
 use super::world::World;
 use super::{EXAMPLE, chooser, in_some_order, nothing_to_do};
 
-fn lost(name: &str) -> Intent {
+pub fn lost(name: &str) -> Intent {
     let lost = Lost { facilities: BTreeSet::from([name.into()]), targets: BTreeSet::new() };
     Intent { lost, ..Intent::default() }
 }
 
 /// Nothing of a facility answers any more, and its neighbours' health checks say so.
-fn dead(world: &mut World, facility: &str) {
+pub fn dead(world: &mut World, facility: &str) {
     let gone: Vec<TargetId> = world
         .topology
         .targets()
@@ -51,7 +51,7 @@ fn dead(world: &mut World, facility: &str) {
     }
 }
 
-fn known(world: &World, silent: Duration) -> Known {
+pub fn known(world: &World, silent: Duration) -> Known {
     let mut known = Known::default();
     for target in world.topology.targets() {
         if world.live[&target.id].known().is_none() {
@@ -66,7 +66,7 @@ fn planned(world: &World, intent: &Intent, holds: &[HoldKind], known: &Known) ->
     make_knowing(&world.topology, intent, holds, &world.live, known, now)
 }
 
-fn plan(world: &World, intent: &Intent, known: &Known) -> Plan {
+pub fn plan_knowing(world: &World, intent: &Intent, known: &Known) -> Plan {
     match planned(world, intent, &[], known) {
         Planned::Plan(plan) => *plan,
         other => panic!("{other:?}"),
@@ -81,7 +81,7 @@ fn refused(planned: Planned) -> Vec<Refusal> {
 }
 
 /// All that must have ended well before a step begins.
-fn before(plan: &Plan, id: &StepId) -> BTreeSet<StepId> {
+pub fn before(plan: &Plan, id: &StepId) -> BTreeSet<StepId> {
     let mut all = BTreeSet::new();
     let mut open = vec![id.clone()];
     while let Some(id) = open.pop() {
@@ -91,13 +91,13 @@ fn before(plan: &Plan, id: &StepId) -> BTreeSet<StepId> {
     all
 }
 
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn one_plan_moves_everything_and_no_primary_is_promoted_before_the_old_one_is_cut_off() {
     let mut world = World::healthy(EXAMPLE);
     dead(&mut world, "west");
-    let plan = plan(&world, &lost("west"), &known(&world, LONG));
+    let plan = plan_knowing(&world, &lost("west"), &known(&world, LONG));
     let databases: Vec<&str> = plan.failovers.iter().map(|it| it.database.as_str()).collect();
     assert_eq!(databases, ["accounts", "products"]);
     for failover in &plan.failovers {
@@ -130,7 +130,7 @@ fn carried_out_in_any_order_users_are_served_and_commits_wait_for_nobody_who_is_
     for seed in 0..20 {
         let mut world = World::healthy(EXAMPLE);
         dead(&mut world, "west");
-        let plan = plan(&world, &lost("west"), &known(&world, LONG));
+        let plan = plan_knowing(&world, &lost("west"), &known(&world, LONG));
         for step in in_some_order(&plan, chooser(seed)) {
             if let Work::Act { target, action } = &step.work
                 && !target.as_str().starts_with("fence/")
@@ -160,7 +160,7 @@ fn without_anything_that_cuts_it_off_there_is_no_promotion_and_a_word_is_shown_a
         assert!(refusal.advice.contains("--attest-fenced"), "{}", refusal.advice);
     }
     let attested = Some(Attestation { by: "ada@ops".to_owned(), reason: "main switch is off, ticket 4711".to_owned() });
-    let plan = plan(&world, &Intent { attested, ..lost("west") }, &known);
+    let plan = plan_knowing(&world, &Intent { attested, ..lost("west") }, &known);
     let stages: Vec<&str> = plan.stages.iter().flat_map(|stage| stage.remains.iter().map(String::as_str)).collect();
     assert!(stages.iter().any(|line| line.contains("ada@ops") && line.contains("trust, not proof")), "{stages:?}");
     assert!(plan.steps.iter().all(|step| !step.id.0.starts_with("fence.")));
@@ -186,7 +186,10 @@ fn a_facility_that_others_see_needs_a_fence_and_a_word_on_what_it_publishes() {
     assert!(refusals[0].advice.contains("--override published"), "{refusals:?}");
     let passed = Override { by: "ada@ops".to_owned(), reason: "delegation was changed".to_owned() };
     let overrides = Overrides::from([(GateName::Published, passed)]);
-    assert_eq!(plan(&world, &Intent { overrides: overrides.clone(), ..lost("west") }, &known).failovers.len(), 2);
+    assert_eq!(
+        plan_knowing(&world, &Intent { overrides: overrides.clone(), ..lost("west") }, &known).failovers.len(),
+        2
+    );
     // What only a word keeps from writing is not enough where somebody sees it.
     let mut unfenced = World::healthy(&without_fences()).with_live(&world);
     let attested = Some(Attestation { by: "ada@ops".to_owned(), reason: "I believe so".to_owned() });
@@ -224,7 +227,7 @@ fn the_loss_is_stated_and_nothing_is_claimed_that_is_not_proven() {
     dead(&mut world, "west");
     let mut knowing = known(&world, LONG);
     let loss = |world: &World, known: &Known| {
-        let plan = plan(world, &lost("west"), known);
+        let plan = plan_knowing(world, &lost("west"), known);
         plan.failovers.into_iter().find(|it| it.database.as_str() == "accounts").unwrap().loss
     };
     // Nobody knows how far it was.
@@ -253,7 +256,7 @@ fn what_is_lost_stays_out_is_owed_and_comes_back_drained() {
     let healthy = World::healthy(EXAMPLE);
     let mut world = World::healthy(EXAMPLE);
     dead(&mut world, "west");
-    let failed_over = plan(&world, &lost("west"), &known(&world, LONG));
+    let failed_over = plan_knowing(&world, &lost("west"), &known(&world, LONG));
     for step in &failed_over.steps {
         if let Work::Act { target, action } = &step.work
             && !target.as_str().starts_with("fence/")
@@ -350,21 +353,22 @@ fn a_primary_a_replica_and_a_proxy_are_lost_one_by_one() {
     // A primary: its database fails over, nothing else moves; the fence of its facility would cut off too much.
     let id = TargetId::member(&"accounts".into(), "west-pg1");
     let (world, known) = alone(&id);
-    let primary = plan(&world, &only(&id), &known);
+    let primary = plan_knowing(&world, &only(&id), &known);
     assert_eq!(primary.failovers.iter().map(|it| it.database.as_str()).collect::<Vec<_>>(), ["accounts"]);
-    assert!(acts(&primary).iter().all(|(target, _)| ["east-pg1", "east-pool1", "west-pool1"].contains(target)));
+    let touched = ["east-pg1", "east-pool1", "west-pool1", "east-ns1", "west-ns1"];
+    assert!(acts(&primary).iter().all(|(target, _)| touched.contains(target)));
     let unattested = Intent { attested: None, ..only(&id) };
     let refusals = refused(planned(&world, &unattested, &[], &known));
     assert!(refusals.iter().any(|it| it.advice.contains("hosts.west-db1.fence")), "{refusals:?}");
     // A replica: commits wait for it no longer.
     let id = TargetId::member(&"accounts".into(), "east-pg1");
     let (world, known) = alone(&id);
-    let replica = plan(&world, &only(&id), &known);
+    let replica = plan_knowing(&world, &only(&id), &known);
     assert_eq!(acts(&replica), [("west-pg1", "release_replicas")]);
     // A proxy: its address leaves every record set, at every server where the zone is changed.
     let id = TargetId::proxy("west-lb1");
     let (world, known) = alone(&id);
-    let proxy = plan(&world, &only(&id), &known);
+    let proxy = plan_knowing(&world, &only(&id), &known);
     assert_eq!(acts(&proxy), [("east-ns1", "set_records"), ("west-ns1", "set_records")]);
     let removed = proxy.steps.iter().flat_map(|step| &step.after).find_map(|after| match &after.condition {
         Condition::Records { sets } => sets.values().flatten().next().cloned(),

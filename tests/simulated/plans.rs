@@ -1,11 +1,10 @@
 //! Plans by themselves: what their steps would do is done to the world, without an engine.
 
-use handover::model::Action;
 use handover::plan::{Intent, Plan, Planned, Step, Undo, Work, make};
 
 use crate::carry_out::{act, carry_out, chooser, comparable, demands, in_some_order, told_can};
 use crate::cases::{Tally, check};
-use crate::story::{Scene, Story, stories};
+use crate::story::{LATER, Scene, Story, rebuilds, stories};
 
 /// In any order that the needs allow, after every step: users are served, no name is empty, no database has two primaries, no commit
 /// hangs, nobody is led elsewhere (`docs/safety.md` S1, S5, S6, S15); and in the end nothing is left to do.
@@ -38,13 +37,14 @@ fn prefixes(story: &Story, tally: &Tally) -> Result<(), String> {
                 carried_out += 1;
                 carry_out(&mut scene.world, &plan, &mut choose).map_err(told)?;
                 scene.ends(&plan);
-                let can = told_can(&mut scene.world).map_err(told)?;
-                if let Planned::Plan(rest) = scene.planned(&Intent::default())
-                    && (can || rebuilds(&rest))
-                {
-                    // Whom the file wants under another member gets there from the new primary; and no switchover waits until a member
-                    // that was stopped is rebuilt.
-                    carry_out(&mut scene.world, &rest, &mut choose).map_err(told)?;
+                let mut may = told_can(&mut scene.world).map_err(told)? || rebuilds(&plan);
+                for _ in 0..LATER {
+                    if let Planned::Plan(rest) = scene.planned(&Intent::default())
+                        && (may || rebuilds(&rest))
+                    {
+                        carry_out(&mut scene.world, &rest, &mut choose).map_err(told)?;
+                        may = rebuilds(&rest);
+                    }
                 }
             }
         }
@@ -54,10 +54,6 @@ fn prefixes(story: &Story, tally: &Tally) -> Result<(), String> {
         tally.empty();
     }
     Ok(())
-}
-
-fn rebuilds(plan: &Plan) -> bool {
-    plan.steps.iter().any(|step| matches!(step.work, Work::Act { action: Action::Rebuild { .. }, .. }))
 }
 
 /// The same input gives the same plan, and what is saved is read again.

@@ -15,7 +15,7 @@ use crate::carry_out::{holds_after, told_can};
 use crate::cases::{Tally, check};
 use crate::generated::pick;
 use crate::rehearsal::Rehearsal;
-use crate::story::{Scene, Story, settled, stories};
+use crate::story::{LATER, Scene, Story, rebuilds, settled, stories};
 
 /// No run of these worlds takes longer: what does hangs.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -67,10 +67,14 @@ async fn undisturbed(story: &Story, tally: &Tally) -> Result<(), String> {
         return Err(told(format!("it ended {:?}", outcome.end)));
     }
     let holds = held(&holds, &plan, &outcome);
-    if rehearsal.simulation.change(told_can).map_err(told)?
-        && let Planned::Plan(rest) = rehearsal.planned(&Intent::default(), &holds).await
-    {
-        rehearsal.apply(*rest).await;
+    let mut may = rehearsal.simulation.change(told_can).map_err(told)? || rebuilds(&plan);
+    for _ in 0..LATER {
+        if let Planned::Plan(rest) = rehearsal.planned(&Intent::default(), &holds).await
+            && (may || rebuilds(&rest))
+        {
+            may = rebuilds(&rest);
+            rehearsal.apply(*rest).await;
+        }
     }
     settled(&rehearsal.planned(&Intent::default(), &holds).await).map_err(told)
 }

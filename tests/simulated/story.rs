@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use handover::plan::{HoldKind, Intent, Plan, Planned, make};
+use handover::model::Action;
+use handover::plan::{HoldKind, Intent, Plan, Planned, Work, make};
 use handover::rehearse::sim::World;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -39,6 +40,11 @@ pub struct Scene {
 }
 
 impl Story {
+    /// Whether name servers publish who is in charge: in a third of the cases.
+    fn told(&self) -> bool {
+        self.seed.is_multiple_of(3)
+    }
+
     /// How things are before the wishes.
     pub fn scene(&self) -> Result<Scene, String> {
         let topology = Arc::new(read(&self.sketch.text()));
@@ -46,6 +52,9 @@ impl Story {
         let mut scene = Scene { world, holds: Vec::new(), quirks: Vec::new() };
         // Whom members follow and how many confirm is as the file says only once a plan has seen to it.
         scene.settle(&Intent::default())?;
+        if self.told() {
+            scene.settle(&Intent { publish_epoch: true, ..Intent::default() })?;
+        }
         for wish in &self.before {
             let intent = wish.intent(&scene.world.topology);
             scene.settle(&intent)?;
@@ -86,6 +95,15 @@ impl Scene {
     }
 }
 
+/// How many plans may follow by themselves: no switchover waits until a member that was stopped is rebuilt, and whom the file wants under
+/// another member gets there from the new primary.
+pub const LATER: usize = 2;
+
+/// Whether members become replicas anew.
+pub fn rebuilds(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step.work, Work::Act { action: Action::Rebuild { .. }, .. }))
+}
+
 /// Nothing was found to do.
 pub fn settled(planned: &Planned) -> Result<(), String> {
     match planned {
@@ -105,6 +123,7 @@ impl fmt::Debug for Story {
         writeln!(f, "{text}")?;
         let topology = read(&text);
         let title = |wish: &Wish| wish.intent(&topology).title();
+        writeln!(f, "told who is in charge: {}", self.told())?;
         writeln!(f, "before: {:?}", self.before.iter().map(title).collect::<Vec<_>>())?;
         match self.scene() {
             Ok(scene) => writeln!(f, "state: {:?}, holds {:?}", scene.quirks, scene.holds)?,

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::evidence::{Lost, Verdict, gather, judge};
 use super::failover::{self, FenceBy};
 use super::known::Known;
-use crate::model::{FacilityName, Live, Span, TargetId, TargetKind, text::list};
+use super::owed;
+use crate::model::{FacilityName, Live, Span, TargetId, text::list};
 use crate::plan::desired::{Desired, Refusal};
 use crate::plan::diff::Changes;
 use crate::plan::gate;
@@ -159,10 +160,8 @@ fn publishes(topology: &Topology, facility: &FacilityName) -> bool {
 
 /// The holds by which later plans know what is lost, and where work is owed.
 fn holds(topology: &Topology, intent: &Intent, desired: &mut Desired) -> Vec<String> {
-    // Of application servers nothing is owed: the proxies know whom they give requests.
-    let owes = |kind: TargetKind| !matches!(kind, TargetKind::Server | TargetKind::Unit | TargetKind::Fence);
     let owed = |here: &dyn Fn(&crate::model::Target) -> bool| -> BTreeSet<TargetId> {
-        let targets = topology.targets().filter(|target| owes(target.kind) && here(target));
+        let targets = topology.targets().filter(|target| owed::owes(target.kind) && here(target));
         targets.map(|target| target.id.clone()).collect()
     };
     let mut notes = Vec::new();

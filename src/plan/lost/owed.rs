@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use crate::model::text::list;
-use crate::model::{Live, Role, TargetId};
+use crate::model::{Live, Role, TargetId, TargetKind};
 use crate::plan::desired::{Desired, Refusal};
 use crate::plan::diff::Changes;
 use crate::plan::intent::{HoldKind, Intent, LostThing};
 use crate::plan::live;
 use crate::topology::Topology;
+
+/// Whether something may be owed at targets of this kind. Of application servers nothing is: the proxies know whom they give requests.
+pub(in crate::plan) fn owes(kind: TargetKind) -> bool {
+    !matches!(kind, TargetKind::Server | TargetKind::Unit | TargetKind::Fence)
+}
 
 /// What is lost cannot be restored before what is owed there was done.
 pub(in crate::plan) fn refusals(intent: &Intent, holds: &[HoldKind]) -> Vec<Refusal> {

@@ -28,6 +28,11 @@ impl Order<'_> {
         done.extend(self.withdraw(&judged));
         let freed = self.let_go(&judged);
         done.extend(freed);
+        let told = self.tell(&judged);
+        done.extend(told.iter().cloned());
+        // Whoever would admit the old primary is told first. Where nobody was ever told anything, nobody asks.
+        let asked = self.changes.epoch.as_ref().is_some_and(|change| change.newest.is_some());
+        let told = if asked { told } else { After::new() };
         let fenced = self.fence(&judged);
         for failover in &self.changes.failovers {
             let Some(database) = self.topology.databases.get(&failover.database) else { continue };
@@ -35,7 +40,7 @@ impl Order<'_> {
                 FenceBy::Command { fence, .. } => fenced.get(fence).unwrap_or(&judged),
                 FenceBy::Attested(_) => &judged,
             };
-            done.extend(self.fail_over(database, failover, &judged, &needs.clone()));
+            done.extend(self.fail_over(database, failover, &judged, &(needs | &told)));
         }
         let mut repaired = After::new();
         self.repair_routes(&judged, &mut repaired);
@@ -288,8 +293,18 @@ impl Order<'_> {
                 let write = super::data::write(&route, stage);
                 ready.insert(self.builder.push(write.needs(judged)));
             }
-            let load = super::data::load(&route, stage, format!("db.{}.load.{}", database.name, target.name()));
-            let loaded = self.builder.push(load.needs(&ready));
+            let act = Action::Sever { database: entry.clone(), route: route.loaded.clone() };
+            let sever = step(
+                format!("db.{}.load.{}", database.name, target.name()),
+                stage,
+                format!("{}: load it, and drop every connection that waits for {}", target.name(), failover.from.member.name()),
+                Work::on(&target.id, act),
+            )
+            .why("Clients reach the new primary, also those that wait for an answer that will never come: they have to connect again.")
+            .after(&target.id, Condition::Routed { database: entry.clone(), to: to.address.clone() })
+            .after(&target.id, Condition::Paused { database: entry.clone(), paused: false })
+            .irreversible("the old route leads to what is lost");
+            let loaded = self.builder.push(sever.needs(&ready));
             let marker = Action::Marker { database: entry.clone(), primary: to.clone() };
             let marker = step(
                 format!("db.{}.marker.{}", database.name, target.name()),

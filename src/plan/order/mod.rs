@@ -99,6 +99,9 @@ impl Order<'_> {
     fn planned(&mut self) -> After {
         let powered = self.power_up();
         let fenced = self.quarantine();
+        // A switchover is told of afterwards: until then its fence keeps the old primary down.
+        let moves = !self.changes.primaries.is_empty();
+        let told = if moves { After::new() } else { self.tell(&fenced) };
         let proven = union(&union(&union(&self.prove(), &self.prove_power()), &powered), &fenced);
         let admitted = self.admit(&proven);
         let published = self.records(true, &admitted);
@@ -106,12 +109,20 @@ impl Order<'_> {
         let forgotten = self.records(false, &shifted);
         let forgotten = self.old_ttl(&forgotten);
         let switched = self.databases(&shifted);
+        let switched = if moves { self.tell(&switched) } else { union(&switched, &told) };
         let switched = self.regain(&switched);
         let emptied = self.sessions(&union(&forgotten, &shifted));
         let rested = self.maintenance(&emptied);
         let saved = self.saves();
         let verified = self.verify(&union(&union(&union(&switched, &rested), &forgotten), &saved));
         self.power_down(&union(&verified, &proven))
+    }
+
+    /// Who is in charge is published; returns what waits for it.
+    fn tell(&mut self, needs: &After) -> After {
+        let Some(change) = &self.changes.epoch else { return needs.clone() };
+        let stage = self.builder.stage("Name servers tell who is in charge", Vec::new());
+        change.add(&mut self.builder, stage, needs)
     }
 
     /// What remains for each service whose share changes: capacity against peak.
@@ -265,6 +276,7 @@ fn lasting(condition: &Condition) -> Option<String> {
         Condition::Routed { database, .. } => Some(format!("routed {database}")),
         Condition::Paused { database, .. } => Some(format!("paused {database}")),
         Condition::Running { .. } => Some("running".to_owned()),
+        Condition::Epoch { .. } => Some("epoch".to_owned()),
         _ => None,
     }
 }

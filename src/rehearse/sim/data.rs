@@ -298,12 +298,14 @@ impl World {
                 }
                 pool.written_route = Some(route.to.clone());
             }
-            Action::Route { database, route } | Action::Redirect { database, route } => {
+            Action::Route { database, route }
+            | Action::Redirect { database, route }
+            | Action::Sever { database, route } => {
                 if self.pool(id, database)?.written_route.as_ref() != Some(&route.to) {
                     return Err(format!("its file does not lead to {}", route.to));
                 }
                 self.reload(id)?;
-                if matches!(action, Action::Redirect { .. }) {
+                if !matches!(action, Action::Route { .. }) {
                     self.pool(id, database)?.paused = false;
                 }
             }

@@ -42,6 +42,9 @@ enum Command {
         rounds: u32,
         #[arg(long, default_value = "topology.yaml", value_name = "PATH")]
         topology: PathBuf,
+        /// Where everything that was measured goes
+        #[arg(long, default_value = "target/bench/failover.json", value_name = "PATH")]
+        report: PathBuf,
     },
     /// Patroni's primary dies; run inside a namespace of its own by `run`
     #[command(hide = true)]
@@ -96,9 +99,12 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Run(arguments) => runtime()?.block_on(run::run(arguments))?,
         Command::Planner => print!("{}", planner::table(&planner::measure()?)),
-        Command::Failover { rounds, topology } => {
+        Command::Failover { rounds, topology, report } => {
             let (lost, patroni) = runtime()?.block_on(run::failovers(&topology, rounds))?;
-            print!("{}", report::failovers(&lost, &patroni));
+            let details = serde_json::json!({"failovers": lost, "patroni": patroni});
+            report.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            std::fs::write(&report, serde_json::to_string_pretty(&details)? + "\n")?;
+            print!("{}\n  Report: {}\n", report::failovers(&lost, &patroni), report.display());
         }
         Command::FailoverPatroni { rounds } => print(&failover::measure_patroni(rounds)?)?,
         Command::FailoverClients { topology, lost } => runtime()?.block_on(failover::run_clients(&topology, &lost))?,

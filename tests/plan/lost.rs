@@ -22,8 +22,8 @@ fn only(id: &TargetId) -> Lost {
 
 /// Everything of it is silent, for us.
 fn silence(world: &mut World, lost: &Lost) {
-    let gone: Vec<TargetId> =
-        world.topology.targets().filter(|target| lost.contains(target)).map(|target| target.id.clone()).collect();
+    let all = world.topology.targets().chain(world.topology.vantages.values());
+    let gone: Vec<TargetId> = all.filter(|target| lost.contains(target)).map(|target| target.id.clone()).collect();
     assert!(!gone.is_empty());
     gone.iter().for_each(|id| world.silence(id));
 }

@@ -1,6 +1,6 @@
 //! One loss, from the power cut to the last resolver.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -48,6 +48,8 @@ pub struct Round {
     pub apply_s: f64,
     /// The longest time between two acknowledged writes of one database, hold-down and operator included.
     pub longest_gap_s: f64,
+    /// From the apply until each step of its run was done.
+    pub steps_s: BTreeMap<String, f64>,
     /// Writes that were acknowledged.
     pub acknowledged: usize,
     /// Attempts to write that failed.
@@ -73,19 +75,22 @@ pub(super) fn once(lab: &Lab, topology: &Topology) -> Result<Round> {
         looks += 1;
         let file = format!("look-{looks}.yaml");
         let output = operator.run(&["plan", "--lost", LOST, "--out", &file])?;
-        Ok((output.status.success() && words(&output).contains(&format!("{LOST} is dead")), words(&output)))
+        Ok((output.status.success() && words(&output).contains(&format!("{LOST} is dead: ")), words(&output)))
     })?;
     let apply = operator.apply(topology)?;
     clients.until("clients are served by what is left", &BTreeSet::from(Kind::ALL))?;
     account(topology, cut, &apply, &clients.end()?)
 }
 
-/// When the apply began, said that it is dead, and ended.
+/// When the apply began, when each of its steps was done, and when it ended.
 struct Applied {
     began: f64,
-    verdict: f64,
+    steps: BTreeMap<String, f64>,
     ended: f64,
 }
+
+/// The step that looks whether it is dead.
+const LOOKS: &str = "gate.lost";
 
 fn account(topology: &Topology, cut: f64, apply: &Applied, seen: &[Seen]) -> Result<Round> {
     let latest = |kind: Kind| -> Result<f64> {
@@ -106,10 +111,12 @@ fn account(topology: &Topology, cut: f64, apply: &Applied, seen: &[Seen]) -> Res
         };
         writes().filter(of).map(|path| path.lost).sum()
     };
+    let steps_s: BTreeMap<String, f64> =
+        apply.steps.iter().map(|(step, at)| (step.clone(), at - apply.began)).collect();
     let (databases_s, proxies_s, name_servers_s) = (latest(Kind::Write)?, latest(Kind::Serve)?, latest(Kind::Publish)?);
     Ok(Round {
         cut_to_apply_s: apply.began - cut,
-        verdict_s: apply.verdict - apply.began,
+        verdict_s: *steps_s.get(LOOKS).context("nobody looked whether it is dead")?,
         databases_s,
         proxies_s,
         name_servers_s,
@@ -117,6 +124,7 @@ fn account(topology: &Topology, cut: f64, apply: &Applied, seen: &[Seen]) -> Res
         resolver_s: latest(Kind::Resolve)?,
         apply_s: apply.ended - apply.began,
         longest_gap_s: writes().map(|path| path.longest_gap_s).fold(0.0, f64::max),
+        steps_s,
         acknowledged: writes().map(|path| path.good).sum(),
         failed: writes().map(|path| path.failed).sum(),
         lost_synchronous: lost(true),
@@ -174,13 +182,11 @@ impl Operator<'_> {
         command.stdout(Stdio::piped()).stderr(fs::File::create(&errors)?);
         let began = now_s()?;
         let mut child = command.spawn().context("cannot start handover")?;
-        let (mut verdict, mut said) = (None, String::new());
+        let (mut steps, mut said) = (BTreeMap::new(), String::new());
         for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
             let (line, at) = (line?, now_s()?);
-            if let Ok(Event::GateJudged { step, .. }) = serde_json::from_str(&line)
-                && step.0 == "gate.lost"
-            {
-                verdict = Some(at);
+            if let Ok(Event::StepDone { step, .. }) = serde_json::from_str(&line) {
+                steps.insert(step.0, at);
             }
             said += &line;
             said.push('\n');
@@ -189,7 +195,7 @@ impl Operator<'_> {
         let ended = now_s()?;
         let errors = fs::read_to_string(errors).unwrap_or_default();
         ensure!(status.success(), "handover apply: {status}\n{said}{errors}");
-        Ok(Applied { began, verdict: verdict.with_context(|| format!("nothing was judged:\n{said}"))?, ended })
+        Ok(Applied { began, steps, ended })
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -27,7 +27,7 @@ help:
 	@echo 'make lab     start the servers of topology.yaml and leave them running (root)'
 	@echo 'make bench   measure handover beside what people use today (root; under 25 minutes; BENCH_PAIRS=2 for a try)'
 	@echo 'make soak    ten drains and restores in a row under load, at 20 and 80 ms (root; SOAK_ROUNDS=2 for a try)'
-	@echo 'make torture kill it at every kind of record, make servers ill at every step, go on and compare (root; TORTURE_S=2400 bounds it)'
+	@echo 'make torture lose facilities, kill it at every kind of record, make servers ill at every step, go on and compare (root; TORTURE_S=2400 bounds it)'
 	@echo
 	@echo 'demo, test, lab, bench, soak and torture install missing Debian packages first; none of their services is started on this machine.'
 

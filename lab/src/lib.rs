@@ -30,6 +30,7 @@ mod servers;
 mod supervisor;
 mod topology;
 pub mod torture;
+mod ways;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};

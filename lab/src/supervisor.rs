@@ -1,6 +1,7 @@
 //! Process 1 of a lab: makes its namespaces and mounts, starts its servers, and carries out what `lab` commands ask for. When it
 //! ends, the kernel ends every process of the lab and with them its namespaces and mounts.
 
+mod links;
 mod power;
 mod snapshot;
 
@@ -15,16 +16,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use jiff::Timestamp;
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-use crate::control::{LinkChange, LinkStatus, Reply, Request, Selection, ServerStatus, Status};
+use crate::control::{Reply, Request, Selection, ServerStatus, Status};
 use crate::layout::Layout;
 use crate::machines::{self, Machine};
 use crate::namespace::{Namespace, private_mounts};
 use crate::process::{self, Processes};
 use crate::router::{Links, Router};
 use crate::servers::{Ready, SERVER_VARIABLE, SRV, Server, Site, account, hosts_etc, power_switch};
+use crate::ways::{self, Notebook};
 use crate::{directory::Directory, probe};
 use power::Power;
 
@@ -89,6 +92,7 @@ struct Supervisor {
     namespaces: Vec<Namespace>,
     processes: Arc<Processes>,
     links: Arc<Links>,
+    notebook: Notebook,
     servers: Vec<Server>,
     machines: Vec<Machine>,
     power: Mutex<Power>,
@@ -147,6 +151,7 @@ impl Supervisor {
             namespaces,
             processes,
             links,
+            notebook: Notebook::new(Path::new(SRV).join(ways::FILE)),
             servers,
             machines: machines::machines(&topology)?,
             power: Mutex::default(),
@@ -397,7 +402,15 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Carries a request out, and notes which ways it has closed or opened, also where it failed midway.
     fn carry_out(&self, request: &Request) -> Result<Reply> {
+        let began = Timestamp::now();
+        let reply = self.reply(request);
+        self.notebook.note(began, self.closed_ways())?;
+        reply
+    }
+
+    fn reply(&self, request: &Request) -> Result<Reply> {
         Ok(match request {
             Request::Status => Reply::Status(self.status()),
             Request::Down => Reply::Done("down".to_owned()),
@@ -440,34 +453,6 @@ impl Supervisor {
         which.iter().try_for_each(|index| self.launch(*index))
     }
 
-    /// From where to where, as numbers of places; `all` is every other place.
-    fn ways(&self, a: &str, b: &str) -> Result<Vec<(usize, usize)>> {
-        let places = 0..self.layout.places.len();
-        Ok(match (a, b) {
-            ("all", "all") => bail!("name one of the two places"),
-            ("all", b) => {
-                let to = self.layout.index(b)?;
-                places.filter(|from| *from != to).map(|from| (from, to)).collect()
-            }
-            (a, "all") => {
-                let from = self.layout.index(a)?;
-                places.filter(|to| *to != from).map(|to| (from, to)).collect()
-            }
-            (a, b) => vec![(self.layout.index(a)?, self.layout.index(b)?)],
-        })
-    }
-
-    fn change_link(&self, from: usize, to: usize, one_way: bool, change: LinkChange) {
-        self.links.change(from, to, |link| match change {
-            LinkChange::Cut(cut) => link.cut = cut,
-            LinkChange::DelayMs(ms) => {
-                let ms = if one_way { ms } else { ms / 2.0 };
-                link.delay = Duration::from_secs_f64(ms.clamp(0.0, 60_000.0) / 1000.0);
-            }
-            LinkChange::LossPercent(percent) => link.loss = (percent / 100.0).clamp(0.0, 1.0),
-        });
-    }
-
     fn status(&self) -> Status {
         let servers = self.servers.iter().enumerate().map(|(index, server)| ServerStatus {
             name: server.name.clone(),
@@ -476,21 +461,9 @@ impl Supervisor {
             place: server.place.clone(),
             pid: self.running(index),
         });
-        let mut links = Vec::new();
-        for (from, row) in self.links.snapshot().iter().enumerate() {
-            for (to, link) in row.iter().enumerate().filter(|(to, _)| *to != from) {
-                links.push(LinkStatus {
-                    from: self.layout.places[from].name.clone(),
-                    to: self.layout.places[to].name.clone(),
-                    delay_ms: link.delay.as_secs_f64() * 1000.0,
-                    loss_percent: link.loss * 100.0,
-                    cut: link.cut,
-                });
-            }
-        }
         Status {
             servers: servers.collect(),
-            links,
+            links: self.link_status(),
             off: self.switched_off(),
             isolated: self.isolated(),
             ready_after_s: self.ready_after.as_secs_f64(),

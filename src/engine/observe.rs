@@ -56,9 +56,10 @@ impl Engine {
             .map(|(target, scope)| async move {
                 let permit = working.acquire().await;
                 let began = Instant::now();
-                // Of a facility that answers again all is asked as usual.
+                // Of a facility that answers again all is asked as usual, and of a server that has died its machine, over ssh.
                 let all = lost.facilities.contains(&target.facility);
-                let time = if lost.contains(&target) && !all { self.timeout.min(QUICK) } else { self.timeout };
+                let usual = all || target.host.is_some() || !lost.contains(&target);
+                let time = if usual { self.timeout } else { self.timeout.min(QUICK) };
                 round.asks(&target.facility);
                 let mut asking = pin!(self.ask(&target, &scope, began + time));
                 let observed = match tokio::time::timeout(SILENT, &mut asking).await {
@@ -384,10 +385,10 @@ mod tests {
         let alive = Servers::new(|_| Some(Duration::from_millis(300)));
         assert_eq!(silent(&engine(&all, &alive).observe_without(&west).await), 0);
         // A single target, and nothing else, is waited for less.
-        let pg = all.targets().find(|target| target.name() == "west-pg1").unwrap().id.clone();
-        let one = Lost { targets: [pg.clone()].into(), ..Lost::default() };
+        let proxy = all.targets().find(|target| target.name() == "west-lb1").unwrap().id.clone();
+        let one = Lost { targets: [proxy.clone()].into(), ..Lost::default() };
         let slow = Servers::new(|_| Some(Duration::from_millis(600)));
         let live = engine(&all, &slow).observe_without(&one).await;
-        assert_eq!((silent(&live), live[&pg].known().is_none()), (1, true));
+        assert_eq!((silent(&live), live[&proxy].known().is_none()), (1, true));
     }
 }

@@ -345,10 +345,16 @@ impl Diff<'_> {
                 [one] => (*one).clone(),
                 [] if !answered || database.members.values().any(|m| self.desired.lost.contains(&m.target)) => continue,
                 [] => {
-                    self.refuse(
-                        format!("no member of {name} is primary"),
-                        "look at its members' logs; promote one by hand only if you are sure that no other takes writes",
-                    );
+                    let stands =
+                        |m: &&Member| live::member(self.live, &m.target.id).is_some_and(|it| it.role == Role::Stopped);
+                    let stopped: Vec<&str> =
+                        database.members.values().filter(stands).map(|m| m.target.name()).collect();
+                    let advice = match stopped.as_slice() {
+                        [old] => format!("{old} does not run: start it, or go on without it: `handover plan --lost {old}`"),
+                        _ => "look at its members' logs; promote one by hand only if you are sure that no other takes writes"
+                            .to_owned(),
+                    };
+                    self.refuse(format!("no member of {name} is primary"), advice);
                     continue;
                 }
                 several

@@ -12,7 +12,7 @@ use super::lost::owed;
 use super::step::{Step, Work};
 use crate::model::{
     Action, Charge, Condition, Database, DatabaseName, Epoch, FacilityName, FromTo, Lineage, Live, NameServer,
-    NameServerFacts, Role, Span, Target, TargetId, Zone, ZoneName, text,
+    NameServerFacts, Role, Span, Target, TargetId, Zone, ZoneName,
 };
 use crate::topology::Topology;
 
@@ -230,7 +230,8 @@ fn one(zone: &ZoneName, id: &TargetId, stage: usize, change: FromTo<Option<Epoch
     let set = |change| Action::SetEpoch { zone: zone.clone(), epoch: Box::new(change) };
     let (before, after) = (publishes(&change.from), publishes(&change.to));
     let undo = back.map(|back| FromTo { from: change.to.clone(), to: Some(back) });
-    let title = format!("{}: {}", id.name(), text::epoch(change.to.as_ref()));
+    let number = change.to.as_ref().map_or(0, |epoch| epoch.number);
+    let title = format!("{}: tell who is in charge, as epoch {number}", id.name());
     let step = step(format!("epoch.{}.{}", zone, id.name()), stage, title, Work::on(id, set(change)))
         .why("Whoever starts by itself asks for it: what is not in charge stays down.")
         .before(id, before)

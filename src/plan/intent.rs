@@ -141,6 +141,7 @@ impl Intent {
             names.into_iter().map(|name| format!("{word}-{name}")).collect()
         }
         let mut parts = words("lost", self.lost.names());
+        parts.extend(self.publish_epoch.then(|| "publish-epoch".to_owned()));
         parts.extend(words("power-on", &self.power_on));
         parts.extend(words("drain", &self.drain));
         parts.extend(words("restore", &self.restore));

@@ -378,3 +378,68 @@ fn a_primary_a_replica_and_a_proxy_are_lost_one_by_one() {
     let data: Vec<String> = removed.unwrap().data.iter().map(ToString::to_string).collect();
     assert_eq!(data, ["10.10.0.81", "10.20.0.80", "10.20.0.81"]);
 }
+
+#[test]
+fn a_primary_whose_machine_says_that_it_does_not_run_is_kept_so_and_replaced_without_any_other_proof() {
+    let mut world = World::healthy(&without_fences());
+    let id = TargetId::member(&"accounts".into(), "west-pg1");
+    let address = world.address_of(&id).unwrap();
+    world.change_member("accounts", "west-pg1", |facts| facts.role = Role::Stopped);
+    world.change_member("accounts", "east-pg1", |facts| {
+        facts.set_to_follow = facts.receives_from.take().filter(|from| *from == address);
+    });
+    let advice: Vec<String> = refused(planned(&world, &Intent::default(), &[], &Known::default()))
+        .into_iter()
+        .map(|refusal| refusal.advice)
+        .collect();
+    assert!(advice.iter().any(|it| it.contains("handover plan --lost west-pg1")), "{advice:?}");
+
+    let only = Intent {
+        lost: Lost { facilities: BTreeSet::new(), targets: BTreeSet::from([id.clone()]) },
+        ..Intent::default()
+    };
+    let plan = plan_knowing(&world, &only, &Known::default());
+    assert_eq!(plan.failovers.iter().map(|it| it.fence.clone()).collect::<Vec<_>>(), [FenceBy::Host]);
+    assert!(plan.step(&StepId("gate.lost".to_owned())).is_none(), "its own machine has been asked");
+    let before = before(&plan, &StepId("db.accounts.promote".to_owned()));
+    let fence = StepId("fence.accounts.west-pg1".to_owned());
+    assert!(before.contains(&fence), "{before:?}");
+    // Whoever starts it meanwhile is not stopped by surprise: the step has something to say against it.
+    assert!(
+        plan.step(&fence)
+            .unwrap()
+            .before
+            .iter()
+            .any(|it| { it.target == id && matches!(it.condition, Condition::Role { role: Role::Stopped, .. }) })
+    );
+    for seed in 0..10 {
+        let mut world = World::healthy(&without_fences()).with_live(&world);
+        for step in in_some_order(&plan, chooser(seed)) {
+            if let Work::Act { target, action } = &step.work {
+                world.act(target, action);
+            }
+        }
+        let accounts = "accounts".into();
+        assert_eq!(world.writable(&accounts), [TargetId::member(&accounts, "east-pg1")]);
+    }
+}
+
+#[test]
+fn a_name_server_that_is_lost_is_only_done_without_and_nobody_else_has_to_have_seen_it() {
+    let mut world = World::healthy(EXAMPLE);
+    let id = TargetId::name_server(&"clickbank.example".into(), "west-ns1");
+    world.silence(&id);
+    let lost = Lost { facilities: BTreeSet::new(), targets: BTreeSet::from([id.clone()]) };
+    let intent = Intent { lost, ..Intent::default() };
+    match planned(&world, &intent, &[], &Known::default()) {
+        Planned::Plan(plan) => {
+            assert!(
+                plan.notes.iter().any(|note| note.starts_with("undecided: no answer from west-ns1")),
+                "{:?}",
+                plan.notes
+            );
+            assert!(plan.steps.iter().all(|step| step.id.0 != "gate.lost"), "{:?}", plan.steps);
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -98,6 +98,8 @@ impl Clients {
 pub(crate) struct Checked {
     pub(crate) primary: Option<String>,
     pub(crate) lost: Option<u64>,
+    /// When the last one of them was acknowledged, in microseconds since 1970.
+    pub(crate) last_lost_at_us: Option<i64>,
     pub(crate) error: Option<String>,
 }
 

@@ -355,7 +355,7 @@ impl<'a> Play<'a> {
         });
         let mut primaries = BTreeMap::new();
         for (name, database) in &mut report.databases {
-            let Checked { primary, lost, error } = checked.remove(name).unwrap_or_default();
+            let Checked { primary, lost, error, .. } = checked.remove(name).unwrap_or_default();
             database.lost = lost;
             primaries.extend(primary.map(|primary| (name.clone(), primary)));
             match (lost, error) {

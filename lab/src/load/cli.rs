@@ -1,6 +1,6 @@
 //! `lab load` and `lab lost`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::lost::{final_primary, lost, read_ids};
+use super::lost::{final_primary, lost, read_acknowledged};
 use super::{Config, Load, Readers, Writers, ids_path};
 use crate::app::Endpoint;
 
@@ -187,8 +187,9 @@ fn print(value: &impl Serialize) -> Result<()> {
 
 /// Checks that every acknowledged write is on the primary that there is now.
 ///
-/// Prints `{DATABASE: {primary, acknowledged, lost, first_lost, unreachable}}`. Exit status 1 if a write is lost, if a database has no
-/// primary or more than one, or if nothing was acknowledged.
+/// Prints `{DATABASE: {primary, acknowledged, lost, first_lost, last_lost_at_us, unreachable}}`; the time is that of the latest
+/// acknowledgement of a write that is lost. Exit status 1 if a write is lost, if a database has no primary or more than one, or if
+/// nothing was acknowledged.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LostArgs {
     /// Folder with the lists of acknowledged ids.
@@ -238,14 +239,18 @@ pub async fn run_lost(args: LostArgs) -> Result<()> {
 }
 
 async fn check(args: &LostArgs, database: &str, members: &[Endpoint], password: &str) -> Result<(Value, usize)> {
-    let ids = read_ids(&ids_path(&args.acknowledged, database)).await?;
+    let acknowledged = read_acknowledged(&ids_path(&args.acknowledged, database)).await?;
+    let ids: Vec<i64> = acknowledged.iter().map(|write| write.id).collect();
     let primary = final_primary(members, &args.user, password).await?;
     let missing = lost(&primary.client, &ids).await?;
+    let gone: BTreeSet<i64> = missing.iter().copied().collect();
+    let last = acknowledged.iter().filter(|write| gone.contains(&write.id)).map(|write| write.at_us).max();
     let answer = json!({
         "primary": primary.address,
         "acknowledged": ids.len(),
         "lost": missing.len(),
         "first_lost": missing.iter().take(10).collect::<Vec<_>>(),
+        "last_lost_at_us": last,
         "unreachable": primary.unreachable,
     });
     Ok((answer, missing.len()))

@@ -82,15 +82,36 @@ pub async fn lost(client: &Client, acknowledged: &[i64]) -> Result<Vec<i64>> {
     Ok(missing)
 }
 
+/// An acknowledged write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// What was written.
+    pub id: i64,
+    /// When its client heard that it was, in microseconds since 1970.
+    pub at_us: i64,
+}
+
 /// Reads a list of acknowledged ids. A last line without its end was not counted as acknowledged and is left out.
 ///
 /// # Errors
-/// If the file cannot be read, or a line is no id.
-pub async fn read_ids(path: &Path) -> Result<Vec<i64>> {
+/// If the file cannot be read, or a line is no id with its time.
+pub async fn read_acknowledged(path: &Path) -> Result<Vec<Acknowledged>> {
     let text = tokio::fs::read_to_string(path).await.with_context(|| format!("cannot read {}", path.display()))?;
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-    let ids = complete.lines().map(str::parse).collect::<Result<Vec<i64>, _>>();
-    let ids = ids.with_context(|| format!("{} holds a line that is no id", path.display()))?;
-    ensure!(!ids.is_empty(), "{} lists no acknowledged write: there is nothing to check", path.display());
-    Ok(ids)
+    let read = |line: &str| -> Option<Acknowledged> {
+        let (id, at) = line.split_once(' ')?;
+        Some(Acknowledged { id: id.parse().ok()?, at_us: at.parse().ok()? })
+    };
+    let all: Option<Vec<Acknowledged>> = complete.lines().map(read).collect();
+    let all = all.with_context(|| format!("{} holds a line that is no id with its time", path.display()))?;
+    ensure!(!all.is_empty(), "{} lists no acknowledged write: there is nothing to check", path.display());
+    Ok(all)
+}
+
+/// The ids alone.
+///
+/// # Errors
+/// As [`read_acknowledged`].
+pub async fn read_ids(path: &Path) -> Result<Vec<i64>> {
+    Ok(read_acknowledged(path).await?.iter().map(|write| write.id).collect())
 }

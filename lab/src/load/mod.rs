@@ -48,7 +48,8 @@ pub struct Config {
     pub readers: BTreeMap<String, Readers>,
     /// Writers, by database.
     pub writers: BTreeMap<String, Writers>,
-    /// Folder for the acknowledged ids: one file `DATABASE.ids` each, one id in a line.
+    /// Folder for the acknowledged ids: one file `DATABASE.ids` each, in a line an id and when it was acknowledged (microseconds since
+    /// 1970).
     pub acknowledged: PathBuf,
     /// First id that is written. Ids must never have been used before in the same table: rows that are there already are acknowledged.
     pub first_id: i64,
@@ -181,7 +182,8 @@ impl Books {
         let mut account = lock(account);
         let (account, file) = &mut *account;
         let outcome = outcome.and_then(|_| {
-            file.write_all(format!("{id}\n").as_bytes()).map_err(|e| Failed {
+            let line = format!("{id} {}\n", jiff::Timestamp::now().as_microsecond());
+            file.write_all(line.as_bytes()).map_err(|e| Failed {
                 request: format!("list of ids, {id}"),
                 why: e.to_string(),
                 via: None,

@@ -3,11 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use anyhow::Result;
 use handover::event::Event;
 use handover::journal::{Entry, Record};
 use handover::model::TargetId;
 use handover::plan::{Plan, Step, StepId, Work};
 use serde_json::Value;
+
+use super::Playable;
+use super::play::{self, Played};
+use super::report::Tally;
+use super::stand::Stand;
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -316,10 +322,21 @@ impl Random {
         usize::try_from(self.number() % limit.max(1) as u64).unwrap_or_default()
     }
 
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    /// Puts items into another order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.below(index + 1));
         }
+    }
+}
+
+impl Playable for Case {
+    fn play(&self, stand: &Stand) -> Result<Played> {
+        play::play(stand, self)
+    }
+
+    fn count(&self, tally: &mut Tally, played: &Played) {
+        tally.add(self, played);
     }
 }
 
@@ -333,12 +350,17 @@ impl Case {
     }
 }
 
-/// Some of the cases, in their order, as different as can be: one of each kind before any second one.
+/// Some of the cases, in their order, as different as can be.
 pub fn sample(cases: &[Case], number: usize) -> Vec<Case> {
+    one_of_each_kind(cases, number, Case::kind)
+}
+
+/// So many of them: one of each kind before any second one.
+pub fn one_of_each_kind<C: Clone>(cases: &[C], number: usize, kind: impl Fn(&C) -> String) -> Vec<C> {
     let mut places: Vec<(usize, usize)> = Vec::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (index, case) in cases.iter().enumerate() {
-        let count = seen.entry(case.kind()).or_default();
+        let count = seen.entry(kind(case)).or_default();
         places.push((*count, index));
         *count += 1;
     }

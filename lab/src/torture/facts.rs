@@ -56,17 +56,54 @@ pub fn read(lab: &Lab, topology: &Topology, state: &Path) -> Result<Facts> {
 /// # Errors
 /// As [`read`].
 pub fn settle(lab: &Lab, topology: &Topology, state: &Path, expected: &Facts) -> Result<Vec<String>> {
+    settle_in(lab, topology, state, expected, &|facts| facts.clone())
+}
+
+/// The same, whatever timelines the databases are on.
+///
+/// # Errors
+/// As [`read`].
+pub fn settle_in_any_history(lab: &Lab, topology: &Topology, state: &Path, expected: &Facts) -> Result<Vec<String>> {
+    settle_in(lab, topology, state, expected, &|facts| without_timelines(topology, facts))
+}
+
+/// The same for what `view` makes of the facts.
+fn settle_in(
+    lab: &Lab,
+    topology: &Topology,
+    state: &Path,
+    expected: &Facts,
+    view: &dyn Fn(&Facts) -> Facts,
+) -> Result<Vec<String>> {
     let deadline = Instant::now() + SETTLING;
     loop {
-        let found = read(lab, topology, state)?;
-        if found == *expected {
+        let (expected, found) = (view(expected), view(&read(lab, topology, state)?));
+        if found == expected {
             return Ok(Vec::new());
         }
         if Instant::now() >= deadline {
-            return Ok(differences(expected, &found));
+            return Ok(differences(&expected, &found));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// What a member says of itself begins with its role, its timeline and the names that its commits wait for. Those mean nothing at a replica,
+/// and who was primary once goes on having the setting, be it empty.
+fn without_timelines(topology: &Topology, facts: &Facts) -> Facts {
+    let members = topology.databases.values().flat_map(|database| database.members.keys());
+    let mut facts = facts.clone();
+    for name in members {
+        let Some(fact) = facts.get_mut(name) else { continue };
+        let mut rows = fact.split("; ").filter(|row| !row.contains("|synchronous_standby_names = "));
+        let first = match rows.next().unwrap_or_default().splitn(3, '|').collect::<Vec<_>>()[..] {
+            ["t", ..] => "a replica".to_owned(),
+            [_, _, names] => format!("a primary that waits for `{names}`"),
+            ref other => other.join("|"),
+        };
+        *fact = std::iter::once(first.as_str()).chain(rows).collect::<Vec<_>>().join("; ");
+    }
+    facts
 }
 
 /// What differs, in words.
@@ -162,4 +199,26 @@ fn holds(topology: &Topology, state: &Path) -> Result<Facts> {
     kinds.sort();
     let lock = lock.map_or_else(|| "free".to_owned(), |lock| format!("held by run {}", lock.run));
     Ok(Facts::from([("holds".to_owned(), kinds.join(" ")), ("lock".to_owned(), lock)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timelines_and_what_replicas_would_wait_for_are_left_out() {
+        let topology = crate::topology::read(Path::new("layouts/lost.yaml")).unwrap();
+        let view = |member: &str| {
+            let facts =
+                Facts::from([("west-pg1".to_owned(), member.to_owned()), ("west-lb1".to_owned(), "a|1|b".to_owned())]);
+            let facts = without_timelines(&topology, &facts);
+            assert_eq!(facts["west-lb1"], "a|1|b");
+            facts["west-pg1"].clone()
+        };
+        let primary = "a primary that waits for `\"east-pg1\"`; t|0|east_pg1; ";
+        assert_eq!(view("f|1|\"east-pg1\"; t|0|east_pg1; "), primary);
+        assert_eq!(view("f|3|\"east-pg1\"; t|0|east_pg1; t|0|synchronous_standby_names = \"east-pg1\"; "), primary);
+        assert_eq!(view("t|3|\"east-pg1\"; t|0|west_pg1; "), view("t|1|; t|0|west_pg1; "));
+        assert_eq!(view("psql: no answer; "), "psql: no answer; ");
+    }
 }

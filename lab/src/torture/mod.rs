@@ -1,32 +1,36 @@
 //! The fault suite on real servers: `handover` is killed, stopped or robbed of its disk at every kind of record of its journal, servers
 //! die, hang, crawl and lie at every step; then somebody goes on, and the result is compared with a run that nobody disturbed. An
-//! independent checker asks all members all the time whether they take writes, and every acknowledged write is looked for.
+//! independent checker asks all members all the time whether they take writes, and every acknowledged write is looked for. Facilities are
+//! lost too, and come back.
 //!
 //! See `docs/torture.md`.
 
 pub mod cases;
 mod facts;
 mod ill;
+mod lost;
 mod play;
 mod report;
 mod shim;
 mod stand;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio::runtime::Runtime;
 
-use self::cases::{Case, Undisturbed};
 pub use self::ill::lie;
+use self::play::Played;
 pub use self::report::Report;
 use self::report::Tally;
 use self::stand::Stand;
 
-/// Kills handover, and makes servers ill, at every kind of moment of a drain and a restore; then goes on and compares. Needs root.
+/// Kills handover, and makes servers ill, at every kind of moment of a drain and a restore; then goes on and compares. Loses facilities and
+/// brings them back. Needs root.
 ///
 /// Exit status 1 if a run did not come to the end that an undisturbed one has, an acknowledged write was lost, or two members of a
 /// database took writes at once.
@@ -38,6 +42,9 @@ pub struct Args {
     /// The program `handover`; by default the one beside this program.
     #[arg(long, value_name = "PATH")]
     pub handover: Option<PathBuf>,
+    /// The topology of the cases in which a facility is lost.
+    #[arg(long, default_value = "lab/layouts/lost.yaml", value_name = "PATH")]
+    pub lost_topology: PathBuf,
     /// Folder for the report and the output of every command.
     #[arg(long, default_value = "target/torture", value_name = "DIR")]
     pub folder: PathBuf,
@@ -53,9 +60,12 @@ pub struct Args {
     /// Only cases whose names contain this; may be repeated.
     #[arg(long = "case", value_name = "TEXT")]
     pub cases: Vec<String>,
-    /// Only so many cases, as different as can be.
+    /// Only so many cases, as different as can be, beside those in which a facility is lost.
     #[arg(long, value_name = "NUMBER")]
     pub sample: Option<usize>,
+    /// So many cases in which a facility is lost; they are played first.
+    #[arg(long, default_value_t = 20, value_name = "NUMBER")]
+    pub lost: usize,
     /// Only tell the names of the cases, in their order.
     #[arg(long)]
     pub list: bool,
@@ -64,9 +74,32 @@ pub struct Args {
     pub simulated: Option<PathBuf>,
 }
 
+impl Args {
+    /// True if this case is asked for by its name.
+    fn names(&self, case: &dyn fmt::Display) -> bool {
+        let name = case.to_string();
+        self.cases.iter().any(|text| name.contains(text.as_str()))
+    }
+
+    /// True if only facilities are to be lost.
+    fn loses_only(&self) -> bool {
+        let named = !self.cases.is_empty() && self.cases.iter().all(|text| text.starts_with(lost::PREFIX));
+        named || self.sample == Some(0)
+    }
+}
+
+/// A case of either kind.
+trait Playable: fmt::Display + Send {
+    /// Plays it. What is wrong with `handover` is in the answer.
+    fn play(&self, stand: &Stand) -> Result<Played>;
+
+    /// Adds what came out to all that came out.
+    fn count(&self, tally: &mut Tally, played: &Played);
+}
+
 /// The cases that are left, and what came of the others.
-struct Work {
-    left: std::vec::IntoIter<Case>,
+struct Work<C> {
+    left: std::vec::IntoIter<C>,
     tally: Tally,
     began: Instant,
     deadline: Instant,
@@ -95,38 +128,36 @@ pub fn play(args: &Args) -> Result<Report> {
     let began = Instant::now();
     println!("Seed {seed}");
     std::fs::create_dir_all(&args.folder)?;
-    let (first, undisturbed) = up(args, &handover, 0)?;
-    let topology = &first.topology;
-    let mut cases = cases::cases(&undisturbed, &|target| ill::servers(topology, target), seed);
-    let known = cases.len();
-    if !args.cases.is_empty() {
-        cases.retain(|case| args.cases.iter().any(|text| case.to_string().contains(text.as_str())));
-    }
-    if let Some(number) = args.sample {
-        cases = cases::sample(&cases, number);
-    }
-    let tally = Tally::new(seed, &undisturbed, known);
-    println!("{known} cases; {} to be played within {} s", cases.len(), args.seconds);
+    let mut tally = Tally::new(seed);
+    let lost = lost::chosen(args, seed);
     if args.list {
-        cases.iter().for_each(|case| println!("{case}"));
-        first.lab.down()?;
-        return Ok(tally.report());
+        lost.iter().for_each(|case| println!("{case}"));
+    } else if !lost.is_empty() {
+        println!("{} cases in which a facility is lost", lost.len());
+        let up = |number| lost::stand(args, &handover, number);
+        tally = side_by_side(args, up(0)?, &up, began, lost, tally)?;
     }
-    let labs = args.labs.clamp(1, cases.len().max(1));
-    let deadline = began + Duration::from_secs(args.seconds);
-    let work = Mutex::new(Work { left: cases.into_iter(), tally, began, deadline });
-    std::thread::scope(|scope| -> Result<()> {
-        let work = &work;
-        let others: Vec<_> = (1..labs)
-            .map(|number| {
-                let handover = &handover;
-                scope.spawn(move || up(args, handover, number).and_then(|(stand, _)| worker(stand, work)))
-            })
-            .collect();
-        worker(first, work)?;
-        others.into_iter().try_for_each(|other| other.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
-    })?;
-    let tally = work.into_inner().unwrap_or_else(PoisonError::into_inner).tally;
+    if !args.loses_only() {
+        let up = |number| Stand::up(&args.topology, &handover, args.folder.join(format!("lab-{number}")));
+        let (first, undisturbed) = up(0)?;
+        let topology = &first.topology;
+        let mut cases = cases::cases(&undisturbed, &|target| ill::servers(topology, target), seed);
+        let known = cases.len();
+        tally.know(&undisturbed, known);
+        if !args.cases.is_empty() {
+            cases.retain(|case| args.names(case));
+        }
+        if let Some(number) = args.sample {
+            cases = cases::sample(&cases, number);
+        }
+        println!("{known} cases; {} to be played within {} s", cases.len(), args.seconds);
+        if args.list {
+            cases.iter().for_each(|case| println!("{case}"));
+            first.lab.down()?;
+            return Ok(tally.report());
+        }
+        tally = side_by_side(args, first, &|number| Ok(up(number)?.0), began, cases, tally)?;
+    }
     let mut report = tally.report();
     report.simulated_cases = simulated(args)?;
     let path = args.folder.join("report.json");
@@ -134,6 +165,28 @@ pub fn play(args: &Args) -> Result<Report> {
     print!("\n{}", tally.text());
     println!("\nReport: {}", path.display());
     Ok(report)
+}
+
+/// Plays cases in several labs at once, of which the first is there.
+fn side_by_side<C: Playable>(
+    args: &Args,
+    first: Stand,
+    up: &(dyn Fn(usize) -> Result<Stand> + Sync),
+    began: Instant,
+    cases: Vec<C>,
+    tally: Tally,
+) -> Result<Tally> {
+    let labs = args.labs.clamp(1, cases.len().max(1));
+    let deadline = began + Duration::from_secs(args.seconds);
+    let work = Mutex::new(Work { left: cases.into_iter(), tally, began, deadline });
+    std::thread::scope(|scope| -> Result<()> {
+        let work = &work;
+        let others: Vec<_> =
+            (1..labs).map(|number| scope.spawn(move || up(number).and_then(|stand| worker(stand, work)))).collect();
+        worker(first, work)?;
+        others.into_iter().try_for_each(|other| other.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
+    })?;
+    Ok(work.into_inner().unwrap_or_else(PoisonError::into_inner).tally)
 }
 
 /// What the property tests have written.
@@ -145,12 +198,8 @@ fn simulated(args: &Args) -> Result<Option<u64>> {
     Ok(Some(cases.with_context(|| format!("{} says no number of cases", file.display()))?))
 }
 
-fn up(args: &Args, handover: &Path, number: usize) -> Result<(Stand, Vec<Undisturbed>)> {
-    Stand::up(&args.topology, handover, args.folder.join(format!("lab-{number}")))
-}
-
 /// Plays cases until there are none or the time is over.
-fn worker(stand: Stand, work: &Mutex<Work>) -> Result<()> {
+fn worker<C: Playable>(stand: Stand, work: &Mutex<Work<C>>) -> Result<()> {
     let lock = || work.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let next = {
@@ -158,7 +207,7 @@ fn worker(stand: Stand, work: &Mutex<Work>) -> Result<()> {
             if Instant::now() < work.deadline { work.left.next() } else { None }
         };
         let Some(case) = next else { break };
-        let played = play::play(&stand, &case);
+        let played = case.play(&stand);
         let mut work = lock();
         let at = work.began.elapsed().as_secs();
         match played {
@@ -171,7 +220,7 @@ fn worker(stand: Stand, work: &Mutex<Work>) -> Result<()> {
                 if !played.problems.is_empty() {
                     keep(&stand, &case, work.tally.report().failures.len())?;
                 }
-                work.tally.add(&case, &played);
+                case.count(&mut work.tally, &played);
             }
             Err(error) => {
                 println!("{at:5} s  NOT PLAYED {case}: {error:#}");
@@ -183,7 +232,7 @@ fn worker(stand: Stand, work: &Mutex<Work>) -> Result<()> {
 }
 
 /// Keeps what the commands of a bad case said, and the journal.
-fn keep(stand: &Stand, case: &Case, number: usize) -> Result<()> {
+fn keep(stand: &Stand, case: &dyn fmt::Display, number: usize) -> Result<()> {
     let folder = stand.log().with_file_name("..").join(format!("bad-{number}"));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;

@@ -11,8 +11,9 @@ use serde::Serialize;
 
 use super::cases::{Blow, Case, Fault, Point, Story, Then, point_of};
 use super::ill::{Patient, Server};
+use super::lost::LostPlayed;
 use super::stand::{Answer, Heard, Stand};
-use super::watch::Watch;
+use super::watch::{Watch, Watched};
 use crate::demo::clients::{Clients, check};
 
 /// How long operators wait before they do something, where they do.
@@ -64,17 +65,32 @@ pub struct Played {
     pub failed_requests: u64,
     /// How long it took.
     pub seconds: f64,
+    /// What else came out where a facility was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_facility: Option<LostPlayed>,
     /// Everything that is not as it should be.
     pub problems: Vec<String>,
 }
 
 impl Played {
-    fn did(&mut self, what: impl Into<String>) {
+    /// Notes what was done.
+    pub fn did(&mut self, what: impl Into<String>) {
         self.course.push(what.into());
     }
 
-    fn problem(&mut self, what: impl Into<String>) {
+    /// Notes what is not as it should be.
+    pub fn problem(&mut self, what: impl Into<String>) {
         self.problems.push(what.into());
+    }
+
+    /// Notes what the checker has seen.
+    pub fn count_two(&mut self, watched: &Watched) {
+        self.questions = watched.answers;
+        self.two_writable = watched.two_writable.len();
+        for two in &watched.two_writable {
+            let members = two.members.join(" and ");
+            self.problem(format!("two members took writes at once, for {:?}: {members}", two.time));
+        }
     }
 }
 
@@ -85,7 +101,7 @@ impl Played {
 pub fn play(stand: &Stand, case: &Case) -> Result<Played> {
     let began = Instant::now();
     let mut played = Played { case: case.to_string(), ..Played::default() };
-    stand.set(case.story)?;
+    stand.set(case.story.word())?;
     let watch = Watch::start(&stand.lab, &stand.topology)?;
     let mut clients = super::within(async { Clients::start(&stand.lab, &stand.script) })?;
     served(&mut clients, 20)?;
@@ -112,18 +128,16 @@ pub fn play(stand: &Stand, case: &Case) -> Result<Played> {
     played.longest_stall_ms = report.databases.values().map(|database| database.longest_stall_ms).max().unwrap_or(0);
     played.failed_requests =
         report.http.failed + report.databases.values().map(|database| database.failed).sum::<u64>();
-    let watched = watch.end()?;
-    played.questions = watched.answers;
-    played.two_writable = watched.two_writable.len();
-    for two in &watched.two_writable {
-        played.problem(format!("two members took writes at once, for {:?}: {}", two.time, two.members.join(" and ")));
-    }
+    played.count_two(&watch.end()?);
     played.seconds = began.elapsed().as_secs_f64();
     Ok(played)
 }
 
 /// Waits until every client has been served so often more.
-fn served(clients: &mut Clients, more: u64) -> Result<()> {
+///
+/// # Errors
+/// If they are not.
+pub fn served(clients: &mut Clients, more: u64) -> Result<()> {
     let before = clients.latest().ok();
     let wanted = |name: &str| {
         let database = before.as_ref().and_then(|report| report.databases.get(name));
@@ -216,7 +230,8 @@ fn last(stand: &Stand) -> Result<(Option<Point>, Option<RunEnd>)> {
     Ok((point, run.end))
 }
 
-fn document(records: &[Entry]) -> Option<Plan> {
+/// The plan of a run.
+pub fn document(records: &[Entry]) -> Option<Plan> {
     match &records.first()?.record {
         Record::RunStarted { document: Some(text), .. } => Plan::from_yaml(text).ok(),
         _ => None,
@@ -283,7 +298,7 @@ fn go_on(stand: &Stand, case: &Case, played: &mut Played) -> Result<()> {
             ));
         }
     }
-    let expected = if played.rolled_back { stand.before(case.story)? } else { stand.after(case.story)? };
+    let expected = if played.rolled_back { stand.before(case.story.word())? } else { stand.after(case.story)? };
     for difference in stand.differences(expected)? {
         played.problem(difference);
     }

@@ -1,7 +1,7 @@
 //! What came out of all cases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use handover::journal::RunEnd;
 use serde::Serialize;
@@ -46,6 +46,8 @@ pub struct Report {
     pub longest_stall_ill_ms: u64,
     /// Cases of the property tests on the simulated world; none if they were not run.
     pub simulated_cases: Option<u64>,
+    /// Cases in which a facility is lost.
+    pub lost_facility: LostFacility,
     /// Seconds that a case took on average, of all labs together.
     pub seconds_per_case: f64,
     /// Points that were never reached.
@@ -56,6 +58,27 @@ pub struct Report {
     pub not_played: Vec<String>,
 }
 
+/// Cases in which a facility is lost and comes back.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LostFacility {
+    /// Cases that were played.
+    pub runs: usize,
+    /// Those of them in which somebody else became primary; in the others nothing was to be done.
+    pub taken_over: usize,
+    /// Times at which two members of one database took writes while clients could reach both.
+    pub two_writable: usize,
+    /// Acknowledged writes of synchronous databases that were not on the final primary.
+    pub lost_writes_sync: u64,
+    /// The same of asynchronous databases.
+    pub lost_writes_async: u64,
+    /// Asynchronous databases that lost what no plan had stated, over all runs.
+    pub loss_beyond_stated: usize,
+    /// Runs that did not end in full redundancy.
+    pub not_redundant_after_return: usize,
+    /// Seconds that a case took on average.
+    pub seconds_per_case: f64,
+}
+
 /// Collects what comes out.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -63,18 +86,42 @@ pub struct Tally {
     known: BTreeSet<(&'static str, Class)>,
     reached: BTreeSet<(&'static str, Class)>,
     seconds: f64,
+    seconds_lost: f64,
     played: BTreeMap<&'static str, usize>,
 }
 
 impl Tally {
-    /// Begins: these points there are.
-    pub fn new(seed: u64, undisturbed: &[Undisturbed], cases: usize) -> Self {
+    /// Begins.
+    pub fn new(seed: u64) -> Self {
+        Self { report: Report { seed, ..Report::default() }, ..Self::default() }
+    }
+
+    /// These points and cases there are.
+    pub fn know(&mut self, undisturbed: &[Undisturbed], cases: usize) {
         let points = |one: &Undisturbed| -> Vec<_> {
             one.points().iter().map(|point| (one.story.word(), point.class())).collect()
         };
-        let known: BTreeSet<_> = undisturbed.iter().flat_map(points).collect();
-        let report = Report { seed, cases_known: cases, kill_points_known: known.len(), ..Report::default() };
-        Self { report, known, ..Self::default() }
+        self.known = undisturbed.iter().flat_map(points).collect();
+        self.report.cases_known = cases;
+        self.report.kill_points_known = self.known.len();
+    }
+
+    /// Adds a case in which a facility is lost.
+    pub fn add_lost(&mut self, played: &Played) {
+        let lost = played.lost_facility.unwrap_or_default();
+        let all = &mut self.report.lost_facility;
+        all.runs += 1;
+        all.taken_over += usize::from(lost.taken_over);
+        all.two_writable += played.two_writable;
+        all.lost_writes_sync += lost.lost_writes_sync;
+        all.lost_writes_async += lost.lost_writes_async;
+        all.loss_beyond_stated += lost.beyond_stated;
+        all.not_redundant_after_return += usize::from(lost.not_redundant);
+        self.seconds_lost += played.seconds;
+        self.report.questions += played.questions;
+        if !played.problems.is_empty() {
+            self.report.failures.push(played.clone());
+        }
     }
 
     /// Adds one case.
@@ -108,16 +155,19 @@ impl Tally {
     }
 
     /// Adds one that could not be played.
-    pub fn not_played(&mut self, case: &Case, why: &anyhow::Error) {
+    pub fn not_played(&mut self, case: &dyn fmt::Display, why: &anyhow::Error) {
         self.report.not_played.push(format!("{case}: {why:#}"));
     }
 
     /// What came out so far.
     pub fn report(&self) -> Report {
+        let mut lost_facility = self.report.lost_facility.clone();
+        lost_facility.seconds_per_case = self.seconds_lost / lost_facility.runs.max(1) as f64;
         let missing = self.known.difference(&self.reached).map(|(story, class)| format!("{story}: {class}"));
         Report {
             kill_points: self.reached.len(),
             missing: missing.collect(),
+            lost_facility,
             seconds_per_case: self.seconds / self.report.cases.max(1) as f64,
             ..self.report.clone()
         }
@@ -156,6 +206,20 @@ impl Tally {
             "Stalls    {} ms; without its guard {} ms; with an ill server {} ms",
             report.longest_stall_ms, report.longest_stall_without_guard_ms, report.longest_stall_ill_ms
         );
+        let lost = &report.lost_facility;
+        let _ = writeln!(
+            text,
+            "Lost      {} facilities, {} taken over, {:.1} s each: two primaries at once {}; acknowledged writes lost: synchronous {}, \
+             asynchronous {}, {} databases beyond what was stated; not redundant afterwards {}",
+            lost.runs,
+            lost.taken_over,
+            lost.seconds_per_case,
+            lost.two_writable,
+            lost.lost_writes_sync,
+            lost.lost_writes_async,
+            lost.loss_beyond_stated,
+            lost.not_redundant_after_return
+        );
         for failure in &report.failures {
             let _ = writeln!(text, "\nFAILED    {}", failure.case);
             for line in &failure.problems {
@@ -173,6 +237,6 @@ impl Tally {
 impl Report {
     /// True if everything went as it should.
     pub fn is_good(&self) -> bool {
-        self.cases > 0 && self.failures.is_empty() && self.not_played.is_empty()
+        self.cases + self.lost_facility.runs > 0 && self.failures.is_empty() && self.not_played.is_empty()
     }
 }

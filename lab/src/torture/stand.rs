@@ -19,7 +19,7 @@ use super::cases::{Story, Undisturbed};
 use super::facts::{self, Facts};
 use super::shim::Shim;
 use crate::demo::Script;
-use crate::{Lab, Options};
+use crate::{Lab, OPERATOR, Options};
 
 /// The facility that is drained and brought back.
 const FACILITY: &str = "west";
@@ -40,6 +40,8 @@ pub struct Answer {
     pub code: Option<i32>,
     /// What it told.
     pub events: Vec<Event>,
+    /// What else it printed, line by line: answers in JSON such as refusals.
+    pub lines: Vec<String>,
 }
 
 /// A lab, and everything that a case needs.
@@ -54,8 +56,12 @@ pub struct Stand {
     pub script: Script,
     folder: PathBuf,
     handover: PathBuf,
-    /// How things are before and after each story that nobody disturbs.
-    ends: BTreeMap<Story, [Facts; 2]>,
+    /// Where `handover` runs.
+    place: &'static str,
+    /// How things are where a snapshot was made, by its name.
+    before: BTreeMap<&'static str, Facts>,
+    /// How they are after the story that begins there, if nobody disturbs it.
+    after: BTreeMap<&'static str, Facts>,
 }
 
 impl Stand {
@@ -64,6 +70,22 @@ impl Stand {
     /// # Errors
     /// If the lab does not start, or an undisturbed run fails.
     pub fn up(topology: &Path, handover: &Path, folder: PathBuf) -> Result<(Self, Vec<Undisturbed>)> {
+        let mut stand = Self::begun(topology, handover, folder, OPERATOR)?;
+        let mut undisturbed = Vec::new();
+        for story in Story::ALL {
+            stand.keep(story.word())?;
+            undisturbed.push(stand.undisturbed(story)?);
+            let after = facts::read(&stand.lab, &stand.topology, &stand.state())?;
+            stand.after.insert(story.word(), after);
+        }
+        Ok((stand, undisturbed))
+    }
+
+    /// Starts a lab that is as its topology says; `handover` runs in `place`.
+    ///
+    /// # Errors
+    /// If the lab does not start, or does not come to what the topology says.
+    pub fn begun(topology: &Path, handover: &Path, folder: PathBuf, place: &'static str) -> Result<Self> {
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         let options = Options { fast: true, delay: Duration::from_millis(4), ..Options::new(topology) };
@@ -72,22 +94,25 @@ impl Stand {
         let script = Script::beginning(handover.to_owned(), FACILITY.to_owned(), folder.clone())?;
         let script = Script { lab: crate::program()?, ..script }.cast(&topology)?;
         let shim = Shim::build(&folder)?;
-        let mut stand =
-            Self { lab, topology, shim, script, folder, handover: handover.to_owned(), ends: BTreeMap::new() };
-        let mut undisturbed = Vec::new();
+        let (handover, before, after) = (handover.to_owned(), BTreeMap::new(), BTreeMap::new());
+        let stand = Self { lab, topology, shim, script, folder, handover, place, before, after };
         remove(&stand.state())?;
         stand.begin()?;
-        for story in Story::ALL {
-            let left = facts::read(&stand.lab, &stand.topology, &stand.state())?;
-            stand.lab.snapshot(story.word())?;
-            copy(&stand.state(), &stand.state_before(story))?;
-            let changed = stand.differences(&left)?;
-            ensure!(changed.is_empty(), "all servers were restarted, and that changed: {changed:#?}");
-            undisturbed.push(stand.undisturbed(story)?);
-            let after = facts::read(&stand.lab, &stand.topology, &stand.state())?;
-            stand.ends.insert(story, [left, after]);
-        }
-        Ok((stand, undisturbed))
+        Ok(stand)
+    }
+
+    /// Makes a snapshot of everything, from which cases begin.
+    ///
+    /// # Errors
+    /// If anything changes by it.
+    pub fn keep(&mut self, name: &'static str) -> Result<()> {
+        let left = facts::read(&self.lab, &self.topology, &self.state())?;
+        self.lab.snapshot(name)?;
+        copy(&self.state(), &self.state_before(name))?;
+        let changed = self.differences(&left)?;
+        ensure!(changed.is_empty(), "all servers were restarted, and that changed: {changed:#?}");
+        self.before.insert(name, left);
+        Ok(())
     }
 
     /// Makes a new lab as the topology says: proxies save their weights. From here on a bare plan is empty.
@@ -127,35 +152,35 @@ impl Stand {
         Ok(Undisturbed { story, plan: Plan::from_yaml(&fs::read_to_string(plan)?)?, records, events: answer.events })
     }
 
-    /// Puts everything back as it was before the story, and waits until it is so.
+    /// Puts everything back as it was when a snapshot was made, and waits until it is so.
     ///
     /// # Errors
     /// If that does not succeed.
-    pub fn set(&self, story: Story) -> Result<()> {
-        self.lab.restore(story.word())?;
-        copy(&self.state_before(story), &self.state())?;
+    pub fn set(&self, name: &str) -> Result<()> {
+        self.lab.restore(name)?;
+        copy(&self.state_before(name), &self.state())?;
         for file in ["acknowledged", "plan.yaml", "again.yaml", "mark"] {
             remove(&self.folder.join(file))?;
         }
-        let wrong = facts::settle(&self.lab, &self.topology, &self.state(), self.before(story)?)?;
+        let wrong = facts::settle(&self.lab, &self.topology, &self.state(), self.before(name)?)?;
         ensure!(wrong.is_empty(), "the snapshot did not bring everything back: {wrong:#?}");
         Ok(())
     }
 
-    /// How everything is before a story.
+    /// How everything was when a snapshot was made.
     ///
     /// # Errors
-    /// If the story was never played.
-    pub fn before(&self, story: Story) -> Result<&Facts> {
-        Ok(&self.ends.get(&story).context("no such story")?[0])
+    /// If there is no such snapshot.
+    pub fn before(&self, name: &str) -> Result<&Facts> {
+        self.before.get(name).context("no such snapshot")
     }
 
-    /// How everything is after it.
+    /// How everything is after a story that nobody disturbs.
     ///
     /// # Errors
-    /// As [`before`](Self::before).
+    /// If it was never played.
     pub fn after(&self, story: Story) -> Result<&Facts> {
-        Ok(&self.ends.get(&story).context("no such story")?[1])
+        self.after.get(story.word()).context("no such story")
     }
 
     /// What differs from the facts that are expected, once everything has settled.
@@ -166,13 +191,26 @@ impl Stand {
         facts::settle(&self.lab, &self.topology, &self.state(), expected)
     }
 
+    /// What differs from when a snapshot was made, once everything has settled, whatever timelines the databases are on.
+    ///
+    /// # Errors
+    /// If the lab does not run, or there is no such snapshot.
+    pub fn differences_in_any_history(&self, name: &str) -> Result<Vec<String>> {
+        facts::settle_in_any_history(&self.lab, &self.topology, &self.state(), self.before(name)?)
+    }
+
     /// Where `handover` keeps its journal.
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
 
-    fn state_before(&self, story: Story) -> PathBuf {
-        self.folder.join(format!("state-before-{}", story.word()))
+    fn state_before(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("state-before-{name}"))
+    }
+
+    /// A file of this stand.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     /// The file that the shim makes.
@@ -185,12 +223,12 @@ impl Stand {
         self.folder.join("handover.log")
     }
 
-    /// A `handover` command in the operator's place.
+    /// A `handover` command where it runs.
     ///
     /// # Errors
     /// If the lab does not run any more.
     pub fn handover(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.lab.command(&self.handover)?;
+        let mut command = self.lab.command_in(self.place, &self.handover)?;
         command.args(arguments).stdin(Stdio::null()).current_dir(&self.folder);
         if arguments.first().is_some_and(|first| ["plan", "apply", "rollback"].contains(first)) {
             command.args(["--timeout", TIMEOUT]);
@@ -203,9 +241,7 @@ impl Stand {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn run(&self, mut command: Command) -> Result<Answer> {
-        self.note(&command)?;
-        command.stdout(Stdio::piped()).stderr(self.open_log()?);
+    pub fn run(&self, command: Command) -> Result<Answer> {
         self.end(command, |_| Ok(()))
     }
 
@@ -271,12 +307,13 @@ impl Stand {
         self.note(&command)?;
         let log = self.open_log()?;
         let mut child = command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn()?;
-        let lines = listen(&mut child, log)?;
+        let heard_lines = listen(&mut child, log)?;
         let deadline = Instant::now() + COMMAND_DEADLINE;
-        let mut events = Vec::new();
+        let (mut events, mut lines) = (Vec::new(), Vec::new());
         let result = loop {
-            match lines.recv_timeout(Duration::from_millis(50)) {
-                Ok(event) => {
+            match heard_lines.recv_timeout(Duration::from_millis(50)) {
+                Ok(Line::Other(line)) => lines.push(line),
+                Ok(Line::Event(event)) => {
                     if let Err(error) = heard(Heard::Event(&event)) {
                         break Err(error);
                     }
@@ -302,7 +339,7 @@ impl Stand {
         result?;
         use std::os::unix::process::ExitStatusExt;
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).filter(|_| !late);
-        Ok(Answer { code, events })
+        Ok(Answer { code, events, lines })
     }
 
     fn open_log(&self) -> Result<File> {
@@ -324,24 +361,31 @@ pub enum Heard<'a> {
     Nothing(&'a mut Child),
 }
 
-/// Everything that a command prints goes to the log too; lines that are no events (refusals) only there.
-fn listen(child: &mut Child, mut log: File) -> Result<Receiver<Event>> {
+/// A line that a command prints.
+enum Line {
+    Event(Event),
+    Other(String),
+}
+
+/// Everything that a command prints goes to the log too.
+fn listen(child: &mut Child, mut log: File) -> Result<Receiver<Line>> {
     use std::io::Write;
     let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-    let (sender, events) = channel();
+    let (sender, heard) = channel();
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let _ = writeln!(log, "{line}");
-            if let Ok(event) = serde_json::from_str(&line) {
-                let _ = sender.send(event);
-            }
+            let _ = sender.send(serde_json::from_str(&line).map_or(Line::Other(line), Line::Event));
         }
     });
-    Ok(events)
+    Ok(heard)
 }
 
 /// Removes a file or folder, where there is one.
-fn remove(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// If it is there and cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::stack::{Stack, answers, connect, http, start_app, start_pgbouncer};
 use axum::serve::ListenerExt;
 use lab::app::Endpoint;
-use lab::load::lost::{final_primary, lost, read_ids};
+use lab::load::lost::{final_primary, lost, read_acknowledged, read_ids};
 use lab::load::{Config, Handle, Load, Readers, Report, Writers, ids_path};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -255,6 +255,8 @@ async fn the_commands_report_and_check_and_say_so_by_their_exit_status() {
     let (clean, answer) = check();
     assert!(!clean);
     assert_eq!(answer["accounts"]["first_lost"], serde_json::json!([ids[7]]));
+    let acknowledged = read_acknowledged(&ids_path(&acknowledged, "accounts")).await.unwrap();
+    assert_eq!(answer["accounts"]["last_lost_at_us"], acknowledged[7].at_us);
 }
 
 /// A server that gives one answer, and the number of connections that were made to it.

@@ -37,7 +37,7 @@ pub(in crate::plan) fn decide(
     }
     for database in topology.databases.values() {
         let lost = |member: &crate::model::Member| {
-            desired.lost.contains(&member.target) && live::member(live, &member.target.id).is_none()
+            desired.lost.contains(&member.target) && live::member(live, &member.target.id).is_none_or(failover::stands)
         };
         if !live::primaries(database, live).is_empty() || !database.members.values().any(lost) {
             continue;
@@ -99,6 +99,8 @@ impl Decided {
         match &verdict {
             Verdict::Dead { .. } => self.notes.push(said()),
             Verdict::Partitioned { .. } => self.partitioned(topology, intent, lost, changes, &said()),
+            // Nobody takes its place, or its own machine says that it does not run.
+            Verdict::Undecided { .. } if !needs_evidence(desired, changes) => self.notes.push(said()),
             Verdict::Undecided { wait: Some(wait), .. } => {
                 let wait = Span::millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 self.notes.push(format!("{}: apply waits for it, {wait} from now", said()));
@@ -151,6 +153,13 @@ impl Decided {
             }
         }
     }
+}
+
+/// Whether it must be certain that what is lost is dead, or cut off: where somebody takes its place whom nothing else keeps from being the
+/// second. A single proxy, name server or replica is only done without.
+pub(in crate::plan) fn needs_evidence(desired: &Desired, changes: &Changes) -> bool {
+    let by_host = |failover: &failover::Failover| failover.fence == FenceBy::Host;
+    !desired.flagged.facilities.is_empty() || !changes.failovers.iter().all(by_host)
 }
 
 /// True for a facility with name servers of its own.

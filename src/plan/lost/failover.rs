@@ -55,6 +55,7 @@ impl Failover {
                 };
                 format!("{old} is cut off by the fence of {}, checked by its command; {stays}", fence.name())
             }
+            FenceBy::Host => format!("{old} does not run, says its machine, which keeps it so"),
             FenceBy::Attested(word) => format!(
                 "nothing proves that {old} takes no writes: {} says so ({}); that is trust, not proof",
                 word.by, word.reason
@@ -74,6 +75,8 @@ pub enum FenceBy {
         /// True if it stays so when its power comes back.
         survives_power_on: bool,
     },
+    /// By its own machine, which answers, says that it does not run, and lets it come back as a replica only.
+    Host,
     /// Nobody does anything: somebody says that it takes none.
     Attested(Attestation),
 }
@@ -107,7 +110,7 @@ pub(in crate::plan) fn failover(
     }
     let from = old_primary(desired, database, live, known).map_err(|refusal| NoFailover::Undecided(vec![refusal]))?;
     let mut refusals = Vec::new();
-    let fence = fence(topology, desired, intent, database, from).map_err(|refusal| refusals.push(refusal)).ok();
+    let fence = fence(topology, desired, intent, database, (from, live)).map_err(|refusal| refusals.push(refusal)).ok();
     let choice = candidates.choose(database, intent).map_err(|refusal| refusals.push(refusal)).ok();
     let (Some(fence), Some((first, why)), true) = (fence, choice, refusals.is_empty()) else {
         return Err(NoFailover::Undecided(refusals));
@@ -163,17 +166,22 @@ fn old_primary<'a>(
     )
 }
 
-/// How the old primary is kept from taking writes: its machine is cut off, or its facility where all of that is lost, or somebody says
+/// How the old primary is kept from taking writes: by its machine where that answers, or that is cut off, or its facility where all of that is lost, or somebody says
 /// that it takes none.
 fn fence(
     topology: &Topology,
     desired: &Desired,
     intent: &Intent,
     database: &Database,
-    old: &Member,
+    (old, live): (&Member, &Live),
 ) -> Result<FenceBy, Refusal> {
     let target = &old.target;
     let whole = desired.lost.facilities.contains(&target.facility);
+    if !whole
+        && live::member(live, &target.id).is_some_and(|facts| stands(facts) && facts.capabilities.no_control.is_none())
+    {
+        return Ok(FenceBy::Host);
+    }
     let of_host = target.host.as_ref().and_then(|host| topology.host_fences.get(&host.name));
     let of_facility = topology.facilities.get(&target.facility).and_then(|it| it.fence.as_ref()).filter(|_| whole);
     if let Some(fence) = of_host.or(of_facility) {
@@ -193,6 +201,11 @@ fn fence(
             if keys.is_empty() { "`fence` of its host".to_owned() } else { list(keys) }
         ),
     ))
+}
+
+/// It does not run, as its machine says.
+pub(super) fn stands(facts: &MemberFacts) -> bool {
+    matches!(facts.role, Role::Stopped | Role::Fenced)
 }
 
 /// The replicas that could take over.

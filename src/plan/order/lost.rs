@@ -9,6 +9,7 @@ use crate::model::{
 };
 use crate::plan::build::{After, step};
 use crate::plan::diff::{RouteChange, ShareChange, shares_text};
+use crate::plan::lost::decide::needs_evidence;
 use crate::plan::lost::failover::{Failover, FenceBy, by_fence};
 use crate::plan::lost::parting;
 use crate::plan::step::{Gate, Work};
@@ -38,6 +39,7 @@ impl Order<'_> {
             let Some(database) = self.topology.databases.get(&failover.database) else { continue };
             let needs = match &failover.fence {
                 FenceBy::Command { fence, .. } => fenced.get(fence).unwrap_or(&judged),
+                FenceBy::Host => fenced.get(&failover.from.member).unwrap_or(&judged),
                 FenceBy::Attested(_) => &judged,
             };
             done.extend(self.fail_over(database, failover, &judged, &(needs | &told)));
@@ -51,7 +53,7 @@ impl Order<'_> {
 
     /// Nothing is done on one point of view alone.
     fn evidence(&mut self) -> After {
-        if self.desired.flagged.is_empty() {
+        if self.desired.flagged.is_empty() || !needs_evidence(self.desired, self.changes) {
             return After::new();
         }
         let lost = self.desired.flagged.clone();
@@ -183,7 +185,8 @@ impl Order<'_> {
             .into_iter()
             .map(|(fence, of)| (fence.clone(), of.iter().map(|it| it.from.member.name().to_owned()).collect()))
             .collect();
-        if fences.is_empty() {
+        let by_host = || self.changes.failovers.iter().filter(|it| it.fence == FenceBy::Host);
+        if fences.is_empty() && by_host().next().is_none() {
             return fenced;
         }
         let stage =
@@ -195,6 +198,23 @@ impl Order<'_> {
                 .why("Whatever it does, it can take no more writes: only then somebody else may.")
                 .needs(needs);
             fenced.insert(fence, After::from([self.builder.push(cut)]));
+        }
+        for Failover { database, from, to, .. } in by_host() {
+            let (id, name) = (&from.member, from.member.name());
+            let role = live::member(self.live, id).map_or(Role::Stopped, |facts| facts.role);
+            let keep = step(
+                format!("fence.{database}.{name}"),
+                stage,
+                format!("{name} does not run: its machine lets it come back as a replica only"),
+                Work::on(id, Action::Withdraw { successor: to.clone() }),
+            )
+            .why("Somebody or something may start it at any moment.")
+            .before(id, Condition::Role { role, lineage: None })
+            .after(id, Condition::Role { role: Role::Fenced, lineage: None })
+            .irreversible(format!("{} takes over: `handover plan` brings {name} back as its replica", to.member.name()))
+            .takes(Span::secs(1), FENCING)
+            .needs(needs);
+            fenced.insert(id.clone(), After::from([self.builder.push(keep)]));
         }
         fenced
     }

@@ -8,6 +8,7 @@ use crate::model::{
     Database, Live, MemberFacts, Operational, Proxy, ProxyFacts, ProxyServerFacts, Role, Target, TargetId,
 };
 use crate::plan::live;
+use crate::plan::lost::failover::stands;
 use crate::plan::lost::reach::{self, Whose};
 use crate::topology::Topology;
 
@@ -75,17 +76,13 @@ fn own(topology: &Topology, lost: &Lost, live: &Live, before: &Before) -> Own {
         match observed.known() {
             None => own.silent.insert(id),
             // The machine of a database server that has died says so itself: then the machine is not lost, and so not its facility.
-            Some(facts) if facts.member().is_some_and(is_down) && !lost.facilities.contains(&target.facility) => {
+            Some(facts) if facts.member().is_some_and(stands) && !lost.facilities.contains(&target.facility) => {
                 own.stopped.insert(id)
             }
             Some(_) => own.answers.insert(id),
         };
     }
     own
-}
-
-fn is_down(facts: &MemberFacts) -> bool {
-    matches!(facts.role, Role::Stopped | Role::Fenced)
 }
 
 /// Asks those outside what they see.

@@ -81,7 +81,7 @@ impl Evidence {
             }
             Some(_) => {}
         }
-        ways.push(format!("a human's word that {lost} is down (attested: trust, not proof)"));
+        ways.push(format!("a human's word that nothing of {lost} runs (attested: trust, not proof)"));
         ways
     }
 
@@ -139,7 +139,7 @@ impl Verdict {
                 let more = would_decide.iter().map(|way| format!("would decide: {way}")).collect();
                 let first = match wait {
                     Some(_) => format!("undecided yet: nobody sees {lost}, but that is too new"),
-                    None => format!("undecided: {lost} does not answer us, and that alone proves nothing"),
+                    None => format!("undecided: no answer from {lost}, and that alone proves nothing"),
                 };
                 (first, more)
             }

@@ -24,6 +24,7 @@ pub fn dead(world: &mut World, facility: &str) {
     let gone: Vec<TargetId> = world
         .topology
         .targets()
+        .chain(world.topology.vantages.values())
         .filter(|target| target.facility.as_str() == facility)
         .map(|target| target.id.clone())
         .collect();

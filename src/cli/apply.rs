@@ -21,7 +21,7 @@ use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::engine::Request;
 use crate::journal::{RunEnd, RunId, StoreError};
-use crate::model::text::list;
+use crate::model::{Live, text::list};
 use crate::plan::{self, Plan, window};
 use crate::report::{self, Detail, Form, PlanAnswer};
 use crate::topology::Topology;
@@ -52,18 +52,27 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
         Err(exit) => return Ok(exit),
     };
     let exit = match saved {
-        Some(saved) => apply(&args, &context, saved, voice).await,
+        Some(saved) => apply(&args, &context, saved, Made::Earlier, voice).await,
         None => emergency::plan_and_apply(&args, &context, voice).await,
     };
     context.close().await;
     exit
 }
 
+/// When a plan was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// By another command, some time ago.
+    Earlier,
+    /// By this one, of what was observed a moment ago.
+    JustNow,
+}
+
 /// Checks, asks and carries out.
 ///
 /// # Errors
 /// If the store fails before anything was done.
-pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
+pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, made: Made, voice: Voice) -> Result<Exit> {
     match super::intent::overrides(&args.overrides, args.reason.as_deref()) {
         Ok(overrides) => saved.plan.intent.overrides.extend(overrides),
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
@@ -77,9 +86,7 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
     let urgent = saved.plan.is_urgent();
-    if urgent {
-        emergency::clear_the_way(args, context).await?;
-    }
+    let cleared = urgent && emergency::clear_the_way(args, context).await?;
     match unlock::at_work(&*context.store).await? {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
         at_work => {
@@ -94,6 +101,8 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     if let Err(error) = context.store.may_begin(&saved.digest, context.engine.now()).await {
         return not_begun(error, voice);
     }
+    // Time passes only while somebody is asked. What each step assumes is read again right before it in any case (S10).
+    let fresh = made == Made::JustNow && !cleared && args.auto_approve && !emergency::asks(&saved.plan);
     if !args.auto_approve {
         if !std::io::stdin().is_terminal() {
             let why = "there is no terminal to ask on: review the plan with `handover show`, then add --auto-approve";
@@ -108,12 +117,15 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     if let Err(why) = emergency::accepted(&saved.plan)? {
         return Ok(voice.refuse(&why));
     }
-    let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
-    let live = context.observe(&saved.plan.intent.lost.with(&held)).await;
-    if let Some(why) = plan::split::grown(&saved.plan, &context.topology, &live) {
-        return Ok(voice.refuse(&why));
-    }
-    let stale = plan::stale(&saved.plan, &live);
+    let stale = if fresh {
+        Vec::new()
+    } else {
+        let live = observed_again(context, &saved.plan).await?;
+        if let Some(why) = plan::split::grown(&saved.plan, &context.topology, &live) {
+            return Ok(voice.refuse(&why));
+        }
+        plan::stale(&saved.plan, &live)
+    };
     if !stale.is_empty() {
         match args.format {
             Format::Text => eprint(&report::stale(&stale, stderr_style(args.common.output))),
@@ -145,6 +157,15 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
         }
         Err(error) => not_begun(error, voice),
     }
+}
+
+/// What is live now, of what the plan is about.
+///
+/// # Errors
+/// If the store fails.
+async fn observed_again(context: &Context, plan: &Plan) -> Result<Live> {
+    let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
+    Ok(context.observe(&plan.intent.lost.with(&held)).await)
 }
 
 /// A run that could not begin, or be gone on with.

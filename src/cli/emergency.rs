@@ -9,6 +9,7 @@ use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
+use super::apply::{self, Made};
 use super::args::{self, PlanFormat};
 use super::conduct::{Telling, conduct};
 use super::context::{Context, eprint, print};
@@ -16,7 +17,7 @@ use super::exit::Exit;
 use super::show::{self, Saved};
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
-use super::{apply, files, go_on, intent, process};
+use super::{files, go_on, intent, process};
 use crate::engine::GoOn;
 use crate::journal::{How, Life, Lock, Past};
 use crate::model::DatabaseName;
@@ -52,6 +53,11 @@ fn stakes(plan: &Plan) -> impl Iterator<Item = Stake<'_>> {
         Stake { database, text: repair.to_string(), bytes: repair.bytes(), uncovered }
     });
     lost.chain(split)
+}
+
+/// True if somebody must be asked before the plan may lose what it may lose.
+pub fn asks(plan: &Plan) -> bool {
+    stakes(plan).any(|stake| stake.uncovered.is_none())
 }
 
 /// What stands against applying a plan that may lose something, all of it at once. Accepted by bytes, or asked for by name.
@@ -121,29 +127,32 @@ pub async fn plan_and_apply(args: &args::Apply, context: &Context, voice: Voice)
                 Err(error) => eprint(&format!("warning: the plan could not be saved as {}: {error}\n", file.display())),
             }
             let digest = document::digest(text.as_bytes());
-            apply::apply(args, context, Saved { plan: *plan, digest, text }, voice).await
+            apply::apply(args, context, Saved { plan: *plan, digest, text }, Made::JustNow, voice).await
         }
     }
 }
 
-/// Planned work gives way: a run at work is asked to stop, and what a dead one left in the middle is settled first.
+/// Planned work gives way: a run at work is asked to stop, and what a dead one left in the middle is settled first. True if anything was in
+/// the way: it may have changed what was observed before.
 ///
 /// # Errors
 /// If the store fails.
-pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<()> {
-    let dead = match unlock::at_work(&*context.store).await? {
+pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<bool> {
+    let at_work = unlock::at_work(&*context.store).await?;
+    let preempted = matches!(at_work, AtWork::Somebody(_));
+    let dead = match at_work {
         AtWork::Somebody(lock) => preempt(context, &lock).await?,
         at_work => at_work,
     };
     let dead = match dead {
-        AtWork::Somebody(_) => return Ok(()),
+        AtWork::Somebody(_) => return Ok(preempted),
         AtWork::Dead(lock) => Some(lock),
         AtWork::Nobody => None,
     };
-    let Some(run) = go_on::unsettled(context).await? else { return Ok(()) };
+    let Some(run) = go_on::unsettled(context).await? else { return Ok(preempted) };
     eprint(&format!("note: run {run} died in the middle of what stands or falls as one; that is settled first\n"));
     let Some(plan) = Past::of(&context.store.records(&run).await?).and_then(|past| past.plan().ok().flatten()) else {
-        return Ok(());
+        return Ok(preempted);
     };
     let telling = Telling { format: args.format, output: args.common.output };
     let settled = conduct(telling, |stop, events| {
@@ -154,7 +163,7 @@ pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<()> 
     if let Err(why) = settled.await? {
         eprint(&format!("warning: it could not be settled: {why}\n"));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Asks a planned run on this machine to stop, and waits until it has; what it leaves in the middle, its guard ends.

@@ -143,6 +143,7 @@ fn action_details(action: &Action) -> Vec<Text> {
         | Action::Marker { .. }
         | Action::Unfence { .. }
         | Action::Withdraw { .. }
+        | Action::Keep { .. }
         | Action::Stop
         | Action::Start => Vec::new(),
     }

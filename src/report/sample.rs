@@ -204,6 +204,7 @@ pub fn live(topology: &Topology, west: u32, primary: &str) -> Live {
                     address: server.target.address.clone(),
                     setting: ServerSetting { weight, admission },
                     operational: Operational::Up,
+                    down_for: None,
                     sessions: 4,
                     queue: 0,
                     requests: 100_000,

@@ -10,6 +10,7 @@ mod history;
 mod intents;
 mod layouts;
 mod lost;
+mod partial;
 mod powered;
 mod refusals;
 mod resumed;

@@ -174,7 +174,7 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
     let mut wanted = Desired {
         serving: BTreeSet::new(),
         out: BTreeMap::new(),
-        lost: held.lost_beside(&intent.lost),
+        lost: owed::still_lost(held.lost_beside(&intent.lost), &intent.lost, live),
         regained: Lost::default(),
         flagged: intent.lost.clone(),
         survivors: if intent.lost.is_empty() { intent.survivor.clone() } else { BTreeMap::new() },

@@ -163,8 +163,8 @@ fn proof(database: &Database, old: &Member, seen: &Seen, candidate: &MemberFacts
     let farthest = there.iter().all(|(_, facts)| facts.position.bytes_since(candidate.position) == 0);
     (there.len() >= needed && farthest && candidate.lineage == seen.lineage).then(|| {
         format!(
-            "commits waited for `{setting}` when {} was last seen as primary, {} ago, and of the {} names {needed} are needed: {} answer, and none of them is \
-             ahead of the candidate",
+            "commits waited for `{setting}` when {} was last seen as primary, {} ago; of the {} that it names {needed} must answer, and these do, \
+             none of them ahead of the candidate: {}",
             old.target.name(),
             span(seen.age),
             listed.len(),

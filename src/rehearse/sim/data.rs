@@ -57,7 +57,8 @@ impl World {
         match action {
             Action::Fence { .. } => self.fence(id),
             Action::Unfence { lineage } => self.unfence(id, lineage),
-            Action::Withdraw { .. } => {
+            Action::Keep { .. } if !matches!(self.role(id), Role::Stopped | Role::Fenced) => Err("it runs".to_owned()),
+            Action::Withdraw { .. } | Action::Keep { .. } => {
                 let facts = self.member(id)?;
                 facts.role = Role::Fenced;
                 let cut = std::mem::take(&mut facts.replicas);

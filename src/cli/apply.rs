@@ -7,6 +7,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 
 use super::args::{self, Format};
+use super::back;
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, print, stderr_style};
 use super::detach;
@@ -19,7 +20,7 @@ use super::show::{self, Saved};
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::engine::Request;
-use crate::journal::{RunId, StoreError};
+use crate::journal::{RunEnd, RunId, StoreError};
 use crate::model::text::list;
 use crate::plan::{self, Plan, window};
 use crate::report::{self, Detail, Form, PlanAnswer};
@@ -31,6 +32,10 @@ use crate::topology::Topology;
 /// If the store fails before anything was done.
 pub async fn run(args: args::Apply) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.common.output };
+    if args.loss.lost.is_empty() && !args.loss.survivor.is_empty() {
+        let why = "--survivor belongs to `handover plan` (or to --lost); a plan that is applied has chosen already";
+        return Ok(voice.error(Exit::Usage, why));
+    }
     if args.detached.is_some() {
         detach::leave();
     }
@@ -112,7 +117,16 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, made
     if let Err(why) = emergency::accepted(&saved.plan)? {
         return Ok(voice.refuse(&why));
     }
-    let stale = if fresh { Vec::new() } else { stale(context, &saved.plan).await? };
+    let stale = if fresh {
+        Vec::new()
+    } else {
+        let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
+        let live = context.observe(&saved.plan.intent.lost.with(&held)).await;
+        if let Some(why) = plan::split::grown(&saved.plan, &context.topology, &live) {
+            return Ok(voice.refuse(&why));
+        }
+        plan::stale(&saved.plan, &live)
+    };
     if !stale.is_empty() {
         match args.format {
             Format::Text => eprint(&report::stale(&stale, stderr_style(args.common.output))),
@@ -124,30 +138,26 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, made
     if args.detach {
         return detach::start(context, &run, voice).await;
     }
-    let (digest, document) = (saved.digest, saved.text);
+    let (digest, document, plan) = (saved.digest, saved.text, saved.plan);
     let telling = Telling { format: args.format, output: args.common.output };
     let guard = GuardProcess::new(&args.common, &context.state)?;
     let engine = context.engine.clone().guarded(Arc::clone(&guard) as _);
     let outcome = conduct(telling, |stop, events| {
-        let request = Request { plan: saved.plan, digest, document, run, holder: process::holder(), stop, events };
+        let plan = plan.clone();
+        let request = Request { plan, digest, document, run, holder: process::holder(), stop, events };
         engine.apply(request, Arc::clone(&context.store))
     });
     let outcome = outcome.await;
     guard.end().await;
     match outcome? {
-        Ok(outcome) => Ok(outcome.end.into()),
+        Ok(outcome) => {
+            if outcome.end == RunEnd::Done {
+                back::sketch(context, &plan, args.plan.as_deref()).await;
+            }
+            Ok(outcome.end.into())
+        }
         Err(error) => not_begun(error, voice),
     }
-}
-
-/// What the plan relies on and is different now.
-///
-/// # Errors
-/// If the store fails.
-async fn stale(context: &Context, plan: &Plan) -> Result<Vec<plan::Stale>> {
-    let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
-    let live = context.observe(&plan.intent.lost.with(&held)).await;
-    Ok(plan::stale(plan, &live))
 }
 
 /// A run that could not begin, or be gone on with.

@@ -178,6 +178,9 @@ pub enum Action {
     Rebuild {
         /// Whom it follows.
         primary: Peer,
+        /// True where an operator has said that the primary's history counts, even where the member's timeline is the later one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        chosen: bool,
     },
     /// Job: stop it and wait until it has ended.
     Stop,

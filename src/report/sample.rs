@@ -162,6 +162,7 @@ fn policy() -> Policy {
         dns_recovery_target: Span::secs(300),
         max_transaction_age: Span::secs(5),
         hold_down: Span::secs(15),
+        settle: Span::secs(600),
         plan_expiry: Span::secs(86_400),
         parallel_switchovers: 3,
         windows: Vec::new(),

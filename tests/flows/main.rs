@@ -14,4 +14,5 @@ mod partial;
 mod powered;
 mod refusals;
 mod resumed;
+mod split;
 mod world;

@@ -75,9 +75,11 @@ pub(in crate::plan) fn settle(
                 if !holds.contains(&drained) && !desired.holds.contains(&drained) {
                     desired.holds.push(drained);
                 }
+                desired.holds.push(HoldKind::Settling { facility: facility.clone() });
                 notes.push(format!(
                     "{facility} answers again: this plan does what is owed there; then it stays drained until `handover plan --restore \
-                     {facility}`"
+                     {facility}`, {} later at the earliest (`policy.settle`)",
+                    topology.policy.settle
                 ));
             }
         }

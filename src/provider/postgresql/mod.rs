@@ -214,8 +214,8 @@ impl Provider for Postgresql {
             Action::Fence { successor } => fence::fence(&self.client, target, successor, permit, deadline)
                 .await
                 .map(|state| seen(state.facts(settings::no_control(target)))),
-            Action::Rebuild { primary } => {
-                rebuild::rebuild(&self.client, target, primary, permit, deadline).await.map(seen)
+            Action::Rebuild { primary, chosen } => {
+                rebuild::rebuild(&self.client, target, primary, *chosen, permit, deadline).await.map(seen)
             }
             Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, permit, deadline).await,
             _ => self.act(target, action, permit, deadline).await.map(|()| Outcome::Applied),

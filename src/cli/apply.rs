@@ -21,7 +21,7 @@ use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::engine::Request;
 use crate::journal::{RunEnd, RunId, StoreError};
-use crate::model::{Live, text::list};
+use crate::model::text::list;
 use crate::plan::{self, Plan, window};
 use crate::report::{self, Detail, Form, PlanAnswer};
 use crate::topology::Topology;
@@ -120,7 +120,8 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, made
     let stale = if fresh {
         Vec::new()
     } else {
-        let live = observed_again(context, &saved.plan).await?;
+        let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
+        let live = context.observe(&saved.plan.intent.lost.with(&held)).await;
         if let Some(why) = plan::split::grown(&saved.plan, &context.topology, &live) {
             return Ok(voice.refuse(&why));
         }
@@ -157,15 +158,6 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, made
         }
         Err(error) => not_begun(error, voice),
     }
-}
-
-/// What is live now, of what the plan is about.
-///
-/// # Errors
-/// If the store fails.
-async fn observed_again(context: &Context, plan: &Plan) -> Result<Live> {
-    let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
-    Ok(context.observe(&plan.intent.lost.with(&held)).await)
 }
 
 /// A run that could not begin, or be gone on with.

@@ -116,7 +116,8 @@ fn a_drain_and_a_loss_leave_the_skeleton_of_their_way_back() {
     let way = skeleton::way_back(&world.topology, &gone, &held, &world.live, now()).unwrap();
     assert_eq!(way.against, [""; 0]);
     assert!(way.first.iter().any(|line| line.contains("`policy.settle`")), "{:?}", way.first);
-    insta::assert_snapshot!(way.to_yaml().unwrap());
+    // Whatever else changes in the example.
+    insta::assert_snapshot!(way.to_yaml().unwrap().replace(&world.topology.digest, "DIGEST"));
     // What takes nothing out of service needs none.
     let other = Plan { intent: Intent::default(), ..drain };
     assert_eq!(skeleton::way_back(&world.topology, &other, &[], &world.live, now()), None);

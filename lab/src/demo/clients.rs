@@ -34,6 +34,7 @@ impl Clients {
     pub(crate) fn start(stage: &dyn Stage, script: &Script) -> Result<Self> {
         let mut command = stage.command(&script.lab)?;
         command.args(["load", "--every", "250", "--until-eof", "--acknowledged"]).arg(script.acknowledged());
+        command.arg("--timeout").arg(script.patience.as_secs().to_string());
         for (service, url) in &script.services {
             command.arg("--service").arg(format!("{service}={url}"));
         }

@@ -87,6 +87,8 @@ pub struct Script {
     pub user: String,
     /// File with its password, where the clients live.
     pub password_file: PathBuf,
+    /// How long clients wait for an answer.
+    pub patience: Duration,
 }
 
 impl Script {
@@ -105,6 +107,7 @@ impl Script {
             members: Vec::new(),
             user: APP.to_owned(),
             password_file: APP_PASSWORD.into(),
+            patience: Duration::from_secs(10),
         })
     }
 
@@ -407,6 +410,7 @@ mod tests {
             members: Vec::new(),
             user: String::new(),
             password_file: PathBuf::new(),
+            patience: Duration::ZERO,
         };
         let cast = script("west").cast(&topology).unwrap();
         assert_eq!(cast.services["orderform"], "http://pay.clickbank.example/");

@@ -154,9 +154,12 @@ pub fn play(args: &Args) -> Result<Report> {
         if args.list {
             cases.iter().for_each(|case| println!("{case}"));
             first.lab.down()?;
-            return Ok(tally.report());
+        } else {
+            tally = side_by_side(args, first, &|number| Ok(up(number)?.0), began, cases, tally)?;
         }
-        tally = side_by_side(args, first, &|number| Ok(up(number)?.0), began, cases, tally)?;
+    }
+    if args.list {
+        return Ok(tally.report());
     }
     let mut report = tally.report();
     report.simulated_cases = simulated(args)?;

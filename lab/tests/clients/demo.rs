@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use lab::app::Endpoint;
 use lab::demo::{Outcome, Script, Stage, perform};
@@ -51,6 +52,7 @@ async fn play(stack: &Stack, on_drain: &str) -> (Outcome, Value) {
         members: ["accounts", "products"].map(member).into(),
         user: "app".to_owned(),
         password_file: stack.path("password"),
+        patience: Duration::from_secs(10),
     };
     let outcome = perform(&Host, &script).await.unwrap();
     let report = fs::read(script.folder.join("report.json")).unwrap();

@@ -19,9 +19,6 @@ use crate::{OPERATOR, Selection, ServerStatus};
 /// How long the way back may take, each half of it.
 const BACK: Duration = Duration::from_secs(150);
 
-/// After what time an operator starts a name server that is not let in.
-const BY_HAND_AFTER: Duration = Duration::from_secs(10);
-
 /// How long a server that asks whether it may start waits for an answer.
 const ASKS_FOR: &str = "2s";
 
@@ -146,13 +143,14 @@ impl Course<'_> {
 
     /// Makes bare plans and applies them until nothing is owed.
     fn settle_owed(&mut self) -> Result<bool> {
-        let began = Instant::now();
-        let deadline = began + BACK;
+        let deadline = Instant::now() + BACK;
+        let mut applied = false;
         loop {
             self.open_between()?;
             if self.case.start == Start::Asking && !self.promises.is_empty() {
                 self.knock()?;
-                if began.elapsed() > BY_HAND_AFTER {
+                // That plan has told the others that the facility may start.
+                if applied {
                     self.start_name_servers()?;
                 }
             }
@@ -163,7 +161,7 @@ impl Course<'_> {
                 }
                 return Ok(true);
             }
-            self.apply(planned, "a bare plan")?;
+            applied |= self.apply(planned, "a bare plan")?;
             if Instant::now() >= deadline {
                 let holds = self.held(is_lost)?;
                 self.played.problem(format!("what is owed was not done: {}", holds.join("; ")));

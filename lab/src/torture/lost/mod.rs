@@ -23,6 +23,9 @@ const FACILITIES: [[&str; 2]; 2] = [["west", "east"], ["east", "west"]];
 /// Round trip between the two.
 const BETWEEN: Duration = Duration::from_millis(60);
 
+/// How long clients wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Where `handover` runs.
 const HERE: &str = "haven";
 
@@ -254,6 +257,8 @@ pub fn chosen(args: &Args, seed: u64) -> Vec<LostCase> {
 pub fn stand(args: &Args, handover: &std::path::Path, number: usize) -> Result<Stand> {
     let folder = args.folder.join(format!("lost-{number}"));
     let mut stand = Stand::begun(&args.lost_topology, handover, folder, HERE)?;
+    // Whoever asks a server that has just lost its power hears nothing: others need not wait for that longer than they must.
+    stand.script.patience = PATIENCE;
     operator::isolating(&stand)?;
     operator::publish(&stand)?;
     // What an asynchronous replica has not yet heard is lost: far enough away for that to be something.

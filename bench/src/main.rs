@@ -1,6 +1,7 @@
 //! Measures `handover` beside what people use today, in one run on one machine: `make bench`. The method is in `docs/performance.md`.
 
 mod dns;
+mod failover;
 #[path = "../../tests/common/healthy.rs"]
 mod healthy;
 mod journal;
@@ -35,6 +36,30 @@ enum Command {
     Run(run::Arguments),
     /// Plans for generated topologies of 1,000, 10,000 and 100,000 targets
     Planner,
+    /// A facility is lost, and Patroni's primary dies, so many times each
+    Failover {
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        #[arg(long, default_value = "topology.yaml", value_name = "PATH")]
+        topology: PathBuf,
+        /// Where everything that was measured goes
+        #[arg(long, default_value = "target/bench/failover.json", value_name = "PATH")]
+        report: PathBuf,
+    },
+    /// Patroni's primary dies; run inside a namespace of its own by `run`
+    #[command(hide = true)]
+    FailoverPatroni {
+        #[arg(long)]
+        rounds: u32,
+    },
+    /// Clients of what is left, inside a lab
+    #[command(hide = true)]
+    FailoverClients {
+        #[arg(long)]
+        topology: PathBuf,
+        #[arg(long)]
+        lost: String,
+    },
     /// Switchovers; run inside a namespace of their own by `run`
     #[command(hide = true)]
     Switchovers {
@@ -74,6 +99,15 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Run(arguments) => runtime()?.block_on(run::run(arguments))?,
         Command::Planner => print!("{}", planner::table(&planner::measure()?)),
+        Command::Failover { rounds, topology, report } => {
+            let (lost, patroni) = runtime()?.block_on(run::failovers(&topology, rounds))?;
+            let details = serde_json::json!({"failovers": lost, "patroni": patroni});
+            report.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            std::fs::write(&report, serde_json::to_string_pretty(&details)? + "\n")?;
+            print!("{}\n  Report: {}\n", report::failovers(&lost, &patroni), report.display());
+        }
+        Command::FailoverPatroni { rounds } => print(&failover::measure_patroni(rounds)?)?,
+        Command::FailoverClients { topology, lost } => runtime()?.block_on(failover::run_clients(&topology, &lost))?,
         Command::Switchovers { pairs } => print(&switchover::measure(pairs)?)?,
         Command::Zones { sizes, octodns, times, octodns_times } => {
             print(&dns::measure(&sizes, &octodns, times, octodns_times)?)?;

@@ -1,5 +1,5 @@
-//! What reading the example costs, in a lab: all targets at once beside the slowest one alone, and a plan with a facility that swallows
-//! every packet.
+//! What reading the example costs, in a lab: all targets at once beside the slowest one alone, and the commands with a facility that
+//! swallows every packet.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,37 +37,62 @@ pub struct Observed {
     pub targets: usize,
 }
 
+/// Commands while every packet to and from a facility is swallowed: medians in seconds, from the start of the process to its end.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Blackholed {
+    /// `handover plan --drain` of that facility.
+    pub plan_s: f64,
+    /// `handover status`.
+    pub status_s: f64,
+    /// `handover plan --lost` with that facility.
+    pub plan_lost_s: f64,
+}
+
 /// Both measurements on one lab.
 ///
 /// # Errors
 /// If the lab cannot be started or a program fails.
-pub fn measure(topology: &Path, times: u32) -> Result<(Observed, f64)> {
+pub fn measure(topology: &Path, times: u32) -> Result<(Observed, Blackholed)> {
     let lab = Lab::up(&Options { fast: true, ..Options::new(topology) })?;
     let measured = on(&lab, times);
     lab.down()?;
     measured
 }
 
-fn on(lab: &Lab, times: u32) -> Result<(Observed, f64)> {
+fn on(lab: &Lab, times: u32) -> Result<(Observed, Blackholed)> {
     let mut inside = lab.command(own()?)?;
     let output = inside.args(["observe-once", "--times", &times.to_string()]).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "observing ended with {}", output.status);
     let observed = serde_json::from_slice(&output.stdout).context("the measuring process wrote something else")?;
     let state = tempfile::tempdir()?;
+    // Somebody has looked before: of what is lost it is known how far it was.
+    command(lab, state.path(), &["status"], &[0])?;
     lab.cut("west", "all")?;
-    let mut plans = Vec::new();
+    let (mut plans, mut statuses, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..times {
-        let mut plan: Command = lab.command(handover()?)?;
-        plan.args(["plan", "--drain", "west", "--topology"]).arg(lab.topology_path());
-        plan.arg("--state-dir").arg(state.path()).arg("--out").arg(state.path().join(format!("{number}.yaml")));
-        let began = Instant::now();
-        let output = plan.stdin(Stdio::null()).output()?;
-        plans.push(began.elapsed().as_secs_f64());
         // Whether there is a plan or a reasoned refusal is for the tests; here it must only be quick.
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(matches!(output.status.code(), Some(0 | 3)), "handover plan: {}\n{said}", output.status);
+        let file = format!("drain-{number}.yaml");
+        plans.push(command(lab, state.path(), &["plan", "--drain", "west", "--out", &file], &[0, 3])?);
+        statuses.push(command(lab, state.path(), &["status"], &[10, 11, 12])?);
+        let file = format!("lost-{number}.yaml");
+        lost.push(command(lab, state.path(), &["plan", "--lost", "west", "--out", &file], &[0, 3])?);
     }
-    Ok((observed, median(plans)))
+    let blackholed = Blackholed { plan_s: median(plans), status_s: median(statuses), plan_lost_s: median(lost) };
+    Ok((observed, blackholed))
+}
+
+/// Runs `handover`, which must end with one of these exit statuses; returns its seconds.
+fn command(lab: &Lab, state: &Path, arguments: &[&str], expected: &[i32]) -> Result<f64> {
+    let mut command: Command = lab.command(handover()?)?;
+    command.args(arguments).arg("--topology").arg(lab.topology_path());
+    command.arg("--state-dir").arg(state).current_dir(state);
+    let began = Instant::now();
+    let output = command.stdin(Stdio::null()).output()?;
+    let took = began.elapsed().as_secs_f64();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let good = output.status.code().is_some_and(|code| expected.contains(&code));
+    ensure!(good, "handover {}: {}\n{said}", arguments.join(" "), output.status);
+    Ok(took)
 }
 
 /// Inside the lab. Every question is asked by a program that has just started: no connection is open yet.

@@ -1,20 +1,22 @@
 //! All measurements in one run.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
+use crate::failover::Failovers;
 use crate::programs::{handover, version};
 use crate::report::Report;
-use crate::{journal, namespace, observe, planner};
+use crate::switchover::Measured;
+use crate::{failover, journal, namespace, observe, planner};
 
 /// What `make bench` can be told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Switchovers by each way; below 15 the run is a try, and smaller in all its parts.
+    /// Switchovers by each way, and three times the losses; below 15 the run is a try, and smaller in all its parts.
     #[arg(long, env = "BENCH_PAIRS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
     /// The topology whose servers are observed.
@@ -66,7 +68,8 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     .await?;
     eprintln!("the example in a lab");
     let topology = arguments.topology.clone();
-    let (observed, plan_blackholed_s) = spawn_blocking(move || observe::measure(&topology, times)).await??;
+    let (observed, blackholed) = spawn_blocking(move || observe::measure(&topology, times)).await??;
+    let (failovers, patroni) = failovers(&arguments.topology, pairs.div_ceil(3)).await?;
     let switchovers = namespace::run(&text(&["switchovers", "--pairs", &pairs.to_string()])).await?;
     let octodns_sync = arguments.octodns.join("bin/octodns-sync").display().to_string();
     let versions = BTreeMap::from([
@@ -81,5 +84,17 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         ("dig", version("dig", &["-v"])),
         ("octoDNS", version(&octodns_sync, &["--version"])),
     ]);
-    Ok(Report { switchovers, zones, observed, plan_blackholed_s, planner, journal_ms, versions })
+    Ok(Report { switchovers, zones, observed, blackholed, failovers, patroni, planner, journal_ms, versions })
+}
+
+/// A facility is lost, and Patroni's primary dies, so many times each.
+///
+/// # Errors
+/// If a program fails, or something does not serve again.
+pub async fn failovers(topology: &Path, rounds: u32) -> Result<(Failovers, Vec<Measured>)> {
+    eprintln!("a facility is lost");
+    let topology = topology.to_owned();
+    let lost = spawn_blocking(move || failover::measure(&topology, rounds)).await??;
+    let words = ["failover-patroni", "--rounds", &rounds.to_string()].map(str::to_owned);
+    Ok((lost, namespace::run(&words).await?))
 }

@@ -23,9 +23,10 @@ pub fn read(path: &Path) -> Result<Topology> {
 }
 
 /// Times that `--fast` shortens: the key, and what it becomes. Everything else stays as it is.
-const SHORTENED: [(&str, &str); 4] = [("ttl", "2s"), ("soak", "1s"), ("after", "10s"), ("hold_down", "3s")];
+const SHORTENED: [(&str, &str); 5] =
+    [("ttl", "2s"), ("soak", "1s"), ("after", "10s"), ("hold_down", "3s"), ("settle", "3s")];
 
-/// The same topology with only TTLs, soaks, hold-down and the drain deadline shortened; comments and layout stay.
+/// The same topology with only TTLs, soaks, hold-down, settling and the drain deadline shortened; comments and layout stay.
 pub fn fast(text: &str) -> String {
     let lines = text.split_inclusive('\n').map(|line| {
         let comment = line.find(" #").unwrap_or(line.len());

@@ -91,7 +91,7 @@ fn power_goes_and_returns_and_isolation_holds_whatever_the_network_does() {
     inside(&lab, "/srv/power on west --servers none");
     until("ssh answers", || status(&lab, "ssh postgres@10.10.0.100 true") == Some(0));
     restarted();
-    assert_eq!(up(&lab, "west"), ["west-db1", "west-job1"]);
+    assert_eq!(up(&lab, "west"), ["boise", "west-db1", "west-job1"]);
     assert_eq!(get("10.10.0.80"), REFUSED);
     lab.power_on("west", true).unwrap();
     let kept = format!("{SQL} -h 10.10.0.100 -c 'select pg_is_in_recovery(), one from kept'");
@@ -103,7 +103,7 @@ fn power_goes_and_returns_and_isolation_holds_whatever_the_network_does() {
     // One machine: what has it as its host, and nothing else.
     inside(&lab, "/srv/power off east-db1");
     assert_eq!((ask("check east-db1"), ask("check east")), (Some(0), Some(1)));
-    assert_eq!(up(&lab, "east"), ["east-ns1", "east-ns2", "east-lb1", "east-lb2"]);
+    assert_eq!(up(&lab, "east"), ["east-ns1", "east-ns2", "east-lb1", "east-lb2", "ashburn"]);
     assert_eq!(get("10.20.0.100:5432"), SILENT);
     let refused = run(&lab, "/srv/power off east-pg1");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("east-pg1 stands on the machine east-db1"));

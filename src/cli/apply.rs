@@ -7,6 +7,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 
 use super::args::{self, Format};
+use super::back;
 use super::conduct::{Telling, conduct, confirmed};
 use super::context::{Context, eprint, print, stderr_style};
 use super::detach;
@@ -19,7 +20,7 @@ use super::show::{self, Saved};
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
 use crate::engine::Request;
-use crate::journal::{RunId, StoreError};
+use crate::journal::{RunEnd, RunId, StoreError};
 use crate::model::text::list;
 use crate::plan::{self, Plan, window};
 use crate::report::{self, Detail, Form, PlanAnswer};
@@ -31,6 +32,10 @@ use crate::topology::Topology;
 /// If the store fails before anything was done.
 pub async fn run(args: args::Apply) -> Result<Exit> {
     let voice = Voice { json: args.format == Format::Json, output: args.common.output };
+    if args.loss.lost.is_empty() && !args.loss.survivor.is_empty() {
+        let why = "--survivor belongs to `handover plan` (or to --lost); a plan that is applied has chosen already";
+        return Ok(voice.error(Exit::Usage, why));
+    }
     if args.detached.is_some() {
         detach::leave();
     }
@@ -47,18 +52,27 @@ pub async fn run(args: args::Apply) -> Result<Exit> {
         Err(exit) => return Ok(exit),
     };
     let exit = match saved {
-        Some(saved) => apply(&args, &context, saved, voice).await,
+        Some(saved) => apply(&args, &context, saved, Made::Earlier, voice).await,
         None => emergency::plan_and_apply(&args, &context, voice).await,
     };
     context.close().await;
     exit
 }
 
+/// When a plan was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// By another command, some time ago.
+    Earlier,
+    /// By this one, of what was observed a moment ago.
+    JustNow,
+}
+
 /// Checks, asks and carries out.
 ///
 /// # Errors
 /// If the store fails before anything was done.
-pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voice: Voice) -> Result<Exit> {
+pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, made: Made, voice: Voice) -> Result<Exit> {
     match super::intent::overrides(&args.overrides, args.reason.as_deref()) {
         Ok(overrides) => saved.plan.intent.overrides.extend(overrides),
         Err(wrong) => return Ok(voice.errors(Exit::Usage, &wrong)),
@@ -72,9 +86,7 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     }
     // Before anything else is said of the plan: while another run changes things, every plan is stale.
     let urgent = saved.plan.is_urgent();
-    if urgent {
-        emergency::clear_the_way(args, context).await?;
-    }
+    let cleared = urgent && emergency::clear_the_way(args, context).await?;
     match unlock::at_work(&*context.store).await? {
         AtWork::Somebody(lock) => return Ok(unlock::refused(&lock, voice)),
         at_work => {
@@ -89,6 +101,8 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     if let Err(error) = context.store.may_begin(&saved.digest, context.engine.now()).await {
         return not_begun(error, voice);
     }
+    // Time passes only while somebody is asked. What each step assumes is read again right before it in any case (S10).
+    let fresh = made == Made::JustNow && !cleared && args.auto_approve && !emergency::asks(&saved.plan);
     if !args.auto_approve {
         if !std::io::stdin().is_terminal() {
             let why = "there is no terminal to ask on: review the plan with `handover show`, then add --auto-approve";
@@ -103,9 +117,16 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     if let Err(why) = emergency::accepted(&saved.plan)? {
         return Ok(voice.refuse(&why));
     }
-    let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
-    let live = context.observe(&saved.plan.intent.lost.with(&held)).await;
-    let stale = plan::stale(&saved.plan, &live);
+    let stale = if fresh {
+        Vec::new()
+    } else {
+        let held: Vec<_> = context.store.holds().await?.into_iter().map(|hold| hold.kind).collect();
+        let live = context.observe(&saved.plan.intent.lost.with(&held)).await;
+        if let Some(why) = plan::split::grown(&saved.plan, &context.topology, &live) {
+            return Ok(voice.refuse(&why));
+        }
+        plan::stale(&saved.plan, &live)
+    };
     if !stale.is_empty() {
         match args.format {
             Format::Text => eprint(&report::stale(&stale, stderr_style(args.common.output))),
@@ -117,18 +138,24 @@ pub async fn apply(args: &args::Apply, context: &Context, mut saved: Saved, voic
     if args.detach {
         return detach::start(context, &run, voice).await;
     }
-    let (digest, document) = (saved.digest, saved.text);
+    let (digest, document, plan) = (saved.digest, saved.text, saved.plan);
     let telling = Telling { format: args.format, output: args.common.output };
     let guard = GuardProcess::new(&args.common, &context.state)?;
     let engine = context.engine.clone().guarded(Arc::clone(&guard) as _);
     let outcome = conduct(telling, |stop, events| {
-        let request = Request { plan: saved.plan, digest, document, run, holder: process::holder(), stop, events };
+        let plan = plan.clone();
+        let request = Request { plan, digest, document, run, holder: process::holder(), stop, events };
         engine.apply(request, Arc::clone(&context.store))
     });
     let outcome = outcome.await;
     guard.end().await;
     match outcome? {
-        Ok(outcome) => Ok(outcome.end.into()),
+        Ok(outcome) => {
+            if outcome.end == RunEnd::Done {
+                back::sketch(context, &plan, args.plan.as_deref()).await;
+            }
+            Ok(outcome.end.into())
+        }
         Err(error) => not_begun(error, voice),
     }
 }

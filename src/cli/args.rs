@@ -146,16 +146,17 @@ pub struct Loss {
     /// times)
     #[arg(long, value_name = "NAME")]
     pub lost: Vec<String>,
-    /// How many bytes of log a database may lose with its lost primary, or `unknown`; a plan that would lose more is not applied (may
-    /// be given several times)
+    /// How many bytes of log a database may lose with its lost primary, or with the side of a split that does not survive, or `unknown`;
+    /// a plan that would lose more is not applied (may be given several times)
     #[arg(long, value_name = "DB=BYTES")]
     pub accept_loss: Vec<String>,
     /// Your word that what is lost takes no writes, and will take none when it returns, where no `fence` command proves it; the plan
     /// keeps who gave it and why
     #[arg(long, requires_all = ["lost", "reason"])]
     pub attest_fenced: bool,
-    /// Who takes over a database whose replicas have different histories (may be given several times)
-    #[arg(long, value_name = "DB=MEMBER", requires = "lost")]
+    /// Which primary of a split database survives; the others are fenced first, and rebuilt. With --lost: who takes over a database
+    /// whose replicas have different histories (may be given several times)
+    #[arg(long, value_name = "DB=MEMBER")]
     pub survivor: Vec<String>,
 }
 
@@ -204,7 +205,7 @@ pub struct Plan {
     /// What is lost.
     #[command(flatten)]
     pub loss: Loss,
-    /// Pass a gate whatever it says: windows, freezes, operator, capacity, switchable, synthetic, soak or published (may be given
+    /// Pass a gate whatever it says: windows, freezes, operator, capacity, switchable, synthetic, soak, published or settle (may be given
     /// several times). The plan and the run's journal keep who passed it and why
     #[arg(long = "override", value_name = "GATE", requires = "reason")]
     pub overrides: Vec<String>,

@@ -13,7 +13,7 @@ use super::exit::Exit;
 use super::voice::Voice;
 use crate::diagnostic::{Diagnostic, SettingsCheck};
 use crate::engine::Engine;
-use crate::journal::{self, Store};
+use crate::journal::{self, HoldKind, Store};
 use crate::model::{Live, TargetKind};
 use crate::plan::lost::evidence::Lost;
 use crate::plan::lost::known::Known;
@@ -139,8 +139,12 @@ impl Context {
     /// The same with what earlier observations have left to know.
     pub async fn remembering(self) -> Self {
         // What cannot be read is not known; whoever needs the store says what is wrong with it.
-        let sightings = self.store.sightings().await.unwrap_or_default();
-        let engine = self.engine.clone().knowing(journal::known(sightings, self.engine.now()));
+        let (sightings, now) = (self.store.sightings().await.unwrap_or_default(), self.engine.now());
+        let holds = self.store.holds().await.unwrap_or_default();
+        let settling = holds.iter().any(|hold| matches!(hold.kind, HoldKind::Settling { .. }));
+        let runs = if settling { self.store.runs().await.unwrap_or_default() } else { Vec::new() };
+        let known = Known { returned: journal::returned(&holds, &runs, now), ..journal::known(sightings, now) };
+        let engine = self.engine.clone().knowing(known);
         Self { engine, ..self }
     }
 

@@ -1,4 +1,4 @@
-//! What `apply` does otherwise where something is lost: the loss is accepted by name, and planned work gives way.
+//! What `apply` does otherwise where something is lost or split: the loss is accepted by name, and planned work gives way.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -9,6 +9,7 @@ use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
+use super::apply::{self, Made};
 use super::args::{self, PlanFormat};
 use super::conduct::{Telling, conduct};
 use super::context::{Context, eprint, print};
@@ -16,9 +17,10 @@ use super::exit::Exit;
 use super::show::{self, Saved};
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
-use super::{apply, files, go_on, intent, process};
+use super::{files, go_on, intent, process};
 use crate::engine::GoOn;
 use crate::journal::{How, Life, Lock, Past};
+use crate::model::DatabaseName;
 use crate::plan::{FailoverMove, Overrides, Plan, Planned, document};
 use crate::report::{self, PlanAnswer};
 
@@ -28,36 +30,61 @@ const GIVES_WAY: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// What a database loses by a plan.
+struct Stake<'a> {
+    database: &'a DatabaseName,
+    text: String,
+    bytes: Option<u64>,
+    /// Where bytes were accepted: why they do not cover it, if they do not.
+    uncovered: Option<Option<String>>,
+}
+
+/// All that is at stake.
+fn stakes(plan: &Plan) -> impl Iterator<Item = Stake<'_>> {
+    let accepted = |database: &DatabaseName| plan.intent.accept_loss.get(database).copied();
+    let lost = plan.failovers.iter().filter(|failover| !failover.loss.is_nothing()).map(move |failover| {
+        let FailoverMove { database, loss, .. } = failover;
+        let uncovered = accepted(database).map(|bytes| loss.exceeds(bytes));
+        Stake { database, text: loss.to_string(), bytes: loss.bytes, uncovered }
+    });
+    let split = plan.splits.iter().map(move |repair| {
+        let database = &repair.database;
+        let uncovered = accepted(database).map(|bytes| repair.exceeds(bytes));
+        Stake { database, text: repair.to_string(), bytes: repair.bytes(), uncovered }
+    });
+    lost.chain(split)
+}
+
+/// True if somebody must be asked before the plan may lose what it may lose.
+pub fn asks(plan: &Plan) -> bool {
+    stakes(plan).any(|stake| stake.uncovered.is_none())
+}
+
 /// What stands against applying a plan that may lose something, all of it at once. Accepted by bytes, or asked for by name.
 ///
 /// # Errors
 /// If the terminal cannot be read.
 pub fn accepted(plan: &Plan) -> Result<Result<(), String>> {
     let (mut open, mut wrong) = (Vec::new(), Vec::new());
-    for failover in plan.failovers.iter().filter(|failover| !failover.loss.is_nothing()) {
-        match plan.intent.accept_loss.get(&failover.database) {
-            Some(bytes) => {
-                if let Some(why) = failover.loss.exceeds(*bytes) {
-                    wrong.push(format!("{}: {why}\n{}", failover.database, failover.loss));
-                }
-            }
-            None => open.push(failover),
+    for stake in stakes(plan) {
+        match &stake.uncovered {
+            Some(None) => {}
+            Some(Some(why)) => wrong.push(format!("{}: {why}\n{}", stake.database, stake.text)),
+            None => open.push(stake),
         }
     }
     if !wrong.is_empty() {
         return Ok(Err(wrong.join("\n")));
     }
     if !open.is_empty() && !std::io::stdin().is_terminal() {
-        let told = |failover: &&FailoverMove| {
-            let number = failover.loss.bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string());
-            let database = &failover.database;
-            format!("{database}: {}\nto accept it: --accept-loss {database}={number}", failover.loss)
+        let told = |stake: &Stake<'_>| {
+            let number = stake.bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string());
+            format!("{0}: {1}\nto accept it: --accept-loss {0}={number}", stake.database, stake.text)
         };
         return Ok(Err(open.iter().map(told).collect::<Vec<_>>().join("\n")));
     }
-    for failover in open {
-        let database = &failover.database;
-        eprint(&format!("\n{database}: {}\nType `{database}` to accept that: ", failover.loss));
+    for Stake { database, text, .. } in open {
+        eprint(&format!("\n{database}: {text}\nType `{database}` to accept that: "));
         std::io::stderr().flush()?;
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
@@ -100,29 +127,32 @@ pub async fn plan_and_apply(args: &args::Apply, context: &Context, voice: Voice)
                 Err(error) => eprint(&format!("warning: the plan could not be saved as {}: {error}\n", file.display())),
             }
             let digest = document::digest(text.as_bytes());
-            apply::apply(args, context, Saved { plan: *plan, digest, text }, voice).await
+            apply::apply(args, context, Saved { plan: *plan, digest, text }, Made::JustNow, voice).await
         }
     }
 }
 
-/// Planned work gives way: a run at work is asked to stop, and what a dead one left in the middle is settled first.
+/// Planned work gives way: a run at work is asked to stop, and what a dead one left in the middle is settled first. True if anything was in
+/// the way: it may have changed what was observed before.
 ///
 /// # Errors
 /// If the store fails.
-pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<()> {
-    let dead = match unlock::at_work(&*context.store).await? {
+pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<bool> {
+    let at_work = unlock::at_work(&*context.store).await?;
+    let preempted = matches!(at_work, AtWork::Somebody(_));
+    let dead = match at_work {
         AtWork::Somebody(lock) => preempt(context, &lock).await?,
         at_work => at_work,
     };
     let dead = match dead {
-        AtWork::Somebody(_) => return Ok(()),
+        AtWork::Somebody(_) => return Ok(preempted),
         AtWork::Dead(lock) => Some(lock),
         AtWork::Nobody => None,
     };
-    let Some(run) = go_on::unsettled(context).await? else { return Ok(()) };
+    let Some(run) = go_on::unsettled(context).await? else { return Ok(preempted) };
     eprint(&format!("note: run {run} died in the middle of what stands or falls as one; that is settled first\n"));
     let Some(plan) = Past::of(&context.store.records(&run).await?).and_then(|past| past.plan().ok().flatten()) else {
-        return Ok(());
+        return Ok(preempted);
     };
     let telling = Telling { format: args.format, output: args.common.output };
     let settled = conduct(telling, |stop, events| {
@@ -133,7 +163,7 @@ pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<()> 
     if let Err(why) = settled.await? {
         eprint(&format!("warning: it could not be settled: {why}\n"));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Asks a planned run on this machine to stop, and waits until it has; what it leaves in the middle, its guard ends.
@@ -143,7 +173,7 @@ pub async fn clear_the_way(args: &args::Apply, context: &Context) -> Result<()> 
 async fn preempt(context: &Context, lock: &Lock) -> Result<AtWork> {
     let pid = lock.holder.process.as_ref().and_then(|process| Pid::from_raw(i32::try_from(process.pid).ok()?));
     if let (Some(pid), Life::Lives) = (pid, process::life(&lock.holder)) {
-        eprint(&format!("note: run {} of {} is asked to stop: something is lost\n", lock.run, lock.holder.name));
+        eprint(&format!("note: run {} of {} is asked to stop: this cannot wait\n", lock.run, lock.holder.name));
         // It may have ended just now.
         let _ = kill_process(pid, Signal::TERM);
     }

@@ -15,7 +15,7 @@ use super::exit::Exit;
 use super::guard::{self, GuardProcess};
 use super::unlock::{self, AtWork};
 use super::voice::Voice;
-use super::{intent, process, runs};
+use super::{back, intent, process, runs};
 use crate::engine::GoOn;
 use crate::journal::{How, Past, RunEnd, RunId, RunSummary, Store};
 use crate::plan::{Overrides, Plan};
@@ -131,7 +131,7 @@ async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<E
     let guard = GuardProcess::new(common, &context.state)?;
     let engine = context.engine.clone().guarded(Arc::clone(&guard) as _);
     let outcome = conduct(telling, |stop, events| {
-        let (run, holder) = (summary.run.clone(), process::holder());
+        let (run, holder, plan) = (summary.run.clone(), process::holder(), plan.clone());
         let request = GoOn { run, plan, how, holder, dead, overrides, stop, events };
         engine.go_on(request, Arc::clone(&context.store))
     });
@@ -139,7 +139,12 @@ async fn go_on_in(asked: Asked<'_>, context: &Context, voice: Voice) -> Result<E
     guard.end().await;
     match outcome? {
         Ok(outcome) if how == How::Rollback && outcome.end == RunEnd::Undone => Ok(Exit::Success),
-        Ok(outcome) => Ok(outcome.end.into()),
+        Ok(outcome) => {
+            if outcome.end == RunEnd::Done && how == How::Resume {
+                back::sketch(context, &plan, None).await;
+            }
+            Ok(outcome.end.into())
+        }
         Err(error) => not_begun(error, voice),
     }
 }

@@ -46,8 +46,11 @@ pub(super) fn intent(args: &args::Plan, topology: &Topology, now: Timestamp) -> 
         ..reader.loss(&args.loss, &args.overrides, args.reason.as_deref())
     };
     let planned = [&args.drain, &args.restore, &args.primary, &args.share].into_iter().any(|flags| !flags.is_empty());
-    if !intent.lost.is_empty() && (planned || args.lower_ttl.is_some() || args.raise_ttl.is_some()) {
+    let planned = planned || args.lower_ttl.is_some() || args.raise_ttl.is_some();
+    if !intent.lost.is_empty() && planned {
         reader.wrong.push("--lost stands alone: planned work waits until the loss is dealt with".to_owned());
+    } else if !intent.survivor.is_empty() && planned {
+        reader.wrong.push("--survivor stands alone: planned work waits until the split is ended".to_owned());
     }
     if reader.wrong.is_empty() { Ok(intent) } else { Err(reader.wrong) }
 }

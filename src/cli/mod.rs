@@ -3,6 +3,7 @@
 mod admit;
 mod apply;
 pub mod args;
+mod back;
 mod conduct;
 mod context;
 mod detach;

@@ -14,7 +14,7 @@ use super::{files, watch};
 use crate::journal::Hold;
 use crate::model::Live;
 use crate::plan::lost::evidence::Lost;
-use crate::plan::{self, desired};
+use crate::plan::{self, desired, split};
 use crate::report::{self, StatusData, StatusView, Style};
 
 /// Observes everything and tells it.
@@ -78,7 +78,11 @@ impl State {
     /// If the store fails.
     pub async fn observe(context: &Context) -> Result<Self> {
         let began = tokio::time::Instant::now();
-        let live = context.engine.observe_without(&Lost::default()).await;
+        let mut live = context.engine.observe_without(&Lost::default()).await;
+        if !split::find(&context.topology, &live).is_empty() {
+            // Targets are not asked at one moment: what a run changes meanwhile looks like two sides, once.
+            live = context.engine.observe_without(&Lost::default()).await;
+        }
         let (at, took) = (context.engine.now(), began.elapsed());
         let known = context.note(&live).await;
         let holds = context.store.holds().await?;

@@ -12,7 +12,7 @@ pub use lock::{Here, Holder, Life, Lock, Process};
 pub use past::{Done, Open, Past, Stall};
 pub use prune::{Pruned, Pruning};
 pub use record::{Entry, Hold, How, Record, RunEnd, RunId, RunSummary};
-pub use sighting::{MemberSighting, Sighting, Silence, known, sightings};
+pub use sighting::{MemberSighting, Sighting, Silence, known, returned, sightings};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Facts, Lineage, Live, MemberFacts, Position, Role, TargetId};
+use super::record::{Hold, RunEnd, RunSummary};
+use crate::model::{FacilityName, Facts, Lineage, Live, MemberFacts, Position, Role, TargetId};
+use crate::plan::HoldKind;
 use crate::plan::lost::known::{Known, Seen};
 
 /// A silence at which nobody has looked for longer than this may have been two: it begins anew.
@@ -26,6 +28,9 @@ pub struct Sighting {
     /// Its silence, where it has not answered when it was last asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<Silence>,
+    /// When it was last asked in vain before it answered again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<Timestamp>,
 }
 
 /// A time in which a target was asked more than once and has never answered.
@@ -54,6 +59,11 @@ pub struct MemberSighting {
 }
 
 impl Sighting {
+    /// When it was last asked in vain, as far as that is known.
+    fn in_vain(&self) -> Option<Timestamp> {
+        self.silence.map(|silence| silence.last).or(self.quiet)
+    }
+
     /// When the target was last looked at.
     pub fn looked(&self) -> Timestamp {
         let silent = self.silence.map_or(Timestamp::MIN, |silence| silence.last);
@@ -68,7 +78,8 @@ pub fn sightings(before: Vec<Sighting>, live: &Live, now: Timestamp) -> Vec<Sigh
     let seen = live.iter().map(|(target, observed)| match observed.known().filter(|facts| runs(facts)) {
         Some(facts) => {
             let member = facts.member().map(MemberSighting::of);
-            Sighting { target: target.clone(), at: Some(now), member, silence: None }
+            let quiet = before.remove(target).and_then(|before| before.in_vain());
+            Sighting { target: target.clone(), at: Some(now), member, silence: None, quiet }
         }
         None => {
             let before = before.remove(target);
@@ -76,7 +87,8 @@ pub fn sightings(before: Vec<Sighting>, live: &Live, now: Timestamp) -> Vec<Sigh
                 before.as_ref().and_then(|before| before.silence).filter(|silence| age(silence.last, now) <= GAP);
             let since = begun.map_or(now, |silence| silence.since);
             let (at, member) = before.map_or((None, None), |before| (before.at, before.member));
-            Sighting { target: target.clone(), at, member, silence: Some(Silence { since, last: now }) }
+            let silence = Some(Silence { since, last: now });
+            Sighting { target: target.clone(), at, member, silence, quiet: None }
         }
     });
     seen.collect()
@@ -85,7 +97,12 @@ pub fn sightings(before: Vec<Sighting>, live: &Live, now: Timestamp) -> Vec<Sigh
 /// What the sightings say, as ages at `now`.
 pub fn known(sightings: Vec<Sighting>, now: Timestamp) -> Known {
     let mut known = Known::default();
-    for Sighting { target, at, member, silence } in sightings {
+    for sighting in sightings {
+        let in_vain = sighting.in_vain();
+        let Sighting { target, at, member, silence, .. } = sighting;
+        if let Some(in_vain) = in_vain {
+            known.quiet.insert(target.clone(), age(in_vain, now));
+        }
         if let Some(silence) = silence.filter(|silence| age(silence.last, now) <= GAP) {
             known.before.silent.insert(target.clone(), age(silence.since, now));
         }
@@ -100,6 +117,20 @@ pub fn known(sightings: Vec<Sighting>, now: Timestamp) -> Known {
         known.members.insert(target, Seen { age, role, lineage, position, synchronous_names });
     }
     known
+}
+
+/// How long ago what was owed in each facility that came back after a loss had been done: the run that left the hold on it has ended well.
+pub fn returned(holds: &[Hold], runs: &[RunSummary], now: Timestamp) -> BTreeMap<FacilityName, Duration> {
+    let ended = |hold: &Hold| match runs.iter().find(|run| run.run == hold.run) {
+        Some(run) => (run.end == Some(RunEnd::Done)).then_some(run.last),
+        // Its records were removed since.
+        None => Some(hold.since),
+    };
+    let settling = holds.iter().filter_map(|hold| match &hold.kind {
+        HoldKind::Settling { facility } => Some((facility.clone(), age(ended(hold)?, now))),
+        _ => None,
+    });
+    settling.collect()
 }
 
 /// A database server whose machine says that it does not run gives no sign of life.
@@ -129,6 +160,7 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
+    use crate::journal::RunId;
     use crate::model::{JobFacts, Observed, Unreachable};
 
     fn at(seconds: i64) -> Timestamp {
@@ -167,6 +199,14 @@ mod tests {
         assert_eq!(looked(&[(0, false), (600, false), (610, false)]).before.silent[&id()], Duration::from_secs(10));
         let kept = sightings(Vec::new(), &live(false), at(0));
         assert_eq!(known(kept, at(600)).before.silent, BTreeMap::new(), "nobody has looked for ten minutes");
+        // That it was asked in vain is remembered.
+        let quiet = |looks: &[(i64, bool)]| looked(looks).quiet.get(&id()).copied();
+        assert_eq!(
+            quiet(&[(0, true), (10, false), (20, false), (30, true), (50, true)]),
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(quiet(&[(0, false), (10, false)]), Some(Duration::ZERO));
+        assert_eq!(quiet(&[(0, true), (10, true)]), None);
     }
 
     #[test]
@@ -176,5 +216,35 @@ mod tests {
         assert_eq!(known_of.before.answered, BTreeMap::new());
         let kept = sightings(Vec::new(), &live(true), at(100));
         assert_eq!(known(kept, at(50)).before.answered[&id()], Duration::ZERO);
+    }
+
+    #[test]
+    fn what_came_back_counts_from_the_end_of_the_run_that_did_what_was_owed() {
+        let run = |name: &str| RunId(name.to_owned());
+        let hold = Hold {
+            kind: HoldKind::Settling { facility: "west".into() },
+            by: "ada@ops".to_owned(),
+            since: at(100),
+            reason: None,
+            review_by: None,
+            run: run("back"),
+        };
+        let ended = |end| RunSummary {
+            run: run("back"),
+            plan: "p".to_owned(),
+            started: at(100),
+            operator: "ada@ops".to_owned(),
+            end,
+            title: String::new(),
+            last: at(160),
+            leased_until: None,
+        };
+        let since = |runs: &[RunSummary]| {
+            returned(std::slice::from_ref(&hold), runs, at(200)).get("west").map(Duration::as_secs)
+        };
+        assert_eq!(since(&[ended(Some(RunEnd::Done))]), Some(40));
+        assert_eq!(since(&[ended(Some(RunEnd::Stopped))]), None);
+        assert_eq!(since(&[ended(None)]), None);
+        assert_eq!(since(&[]), Some(100), "its records are gone");
     }
 }

@@ -151,6 +151,11 @@ pub enum Action {
         /// Whom it will follow.
         successor: Peer,
     },
+    /// Member that does not run, however it ended: let it come back as a replica only. Refused where it runs.
+    Keep {
+        /// Whom it will follow.
+        successor: Peer,
+    },
     /// Member: wait until a position is applied.
     CatchUp {
         /// The fenced member whose final position is meant.
@@ -173,6 +178,9 @@ pub enum Action {
     Rebuild {
         /// Whom it follows.
         primary: Peer,
+        /// True where an operator has said that the primary's history counts, even where the member's timeline is the later one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        chosen: bool,
     },
     /// Job: stop it and wait until it has ended.
     Stop,
@@ -206,6 +214,7 @@ impl Action {
             Self::Fence { .. } => "fence",
             Self::Unfence { .. } => "unfence",
             Self::Withdraw { .. } => "withdraw",
+            Self::Keep { .. } => "keep",
             Self::CatchUp { .. } => "catch_up",
             Self::Promote { .. } => "promote",
             Self::Rejoin { .. } => "rejoin",
@@ -260,6 +269,8 @@ pub enum Condition {
         /// The history.
         lineage: Option<Lineage>,
     },
+    /// Member: it does not run, however it ended, and can come back as a replica only.
+    Kept,
     /// Member: it is a primary whose history began after this one.
     Promoted {
         /// The history that was left behind.

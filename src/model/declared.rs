@@ -179,6 +179,21 @@ pub struct Zone {
     pub servers: BTreeMap<String, NameServer>,
 }
 
+impl Zone {
+    /// The server at the top of a server's chain of transfers; itself, where it gets the zone from nobody.
+    pub fn origin<'a>(&'a self, name: &'a str) -> &'a str {
+        let mut origin = name;
+        // A topology in which servers transfer from each other in a circle is refused; the bound only makes that plain here.
+        for _ in 0..self.servers.len() {
+            match self.servers.get(origin).and_then(|server| server.transfers_from.as_deref()) {
+                Some(parent) => origin = parent,
+                None => break,
+            }
+        }
+        origin
+    }
+}
+
 /// An authoritative server of one zone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NameServer {
@@ -410,6 +425,8 @@ pub struct Policy {
     pub max_transaction_age: Span,
     /// How long something must have been silent, for us and for everybody else, before it counts as dead.
     pub hold_down: Span,
+    /// How long everything of a facility that came back after a loss must have been well before it serves again.
+    pub settle: Span,
     /// How long a saved plan may be applied.
     pub plan_expiry: Span,
     /// Databases that may be switched over at the same time; the others wait their turn.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::member::{
-    ClientFacts, Diverged, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
+    ClientFacts, Diverged, KEPT, MemberCapabilities, MemberFacts, ReceiverFacts, ReplicaFacts, Role, SlotFacts,
     SwitchoverStyle, TransactionFacts,
 };
 use super::epoch::Epoch;
@@ -351,6 +351,9 @@ pub struct ProxyServerFacts {
     pub setting: ServerSetting,
     /// What the proxy's health check says.
     pub operational: Operational,
+    /// Of one that is down: for how long the proxy has found it so without interruption, at least. None where it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_for: Option<Duration>,
     /// Sessions at this moment.
     pub sessions: u64,
     /// Requests waiting for it.

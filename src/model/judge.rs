@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::{Backends, Condition};
-use super::facts::{Facts, MemberFacts, Operational, ProxyFacts, Role};
+use super::facts::{Facts, KEPT, MemberFacts, Operational, ProxyFacts, Role};
 use super::name::ForeignName;
 use super::pooler::PoolFacts;
 use super::saved::Saved;
@@ -122,6 +122,10 @@ impl Condition {
                     Some(lineage) if facts.lineage != *lineage => found(format!("it is of {}", facts.lineage)),
                     _ => Ok(()),
                 }
+            }
+            Self::Kept => {
+                let kept = facts.role == Role::Stopped && facts.settings.contains_key(KEPT);
+                if kept || facts.role == Role::Fenced { Ok(()) } else { found(format!("it is {}", facts.role)) }
             }
             Self::Promoted { beyond } => {
                 if facts.lineage.system != beyond.system {

@@ -70,6 +70,7 @@ pub fn condition(condition: &Condition) -> String {
         Condition::Healthy { .. } => "is healthy".to_owned(),
         Condition::Role { role, lineage: None } => format!("is {role}"),
         Condition::Role { role, lineage: Some(lineage) } => format!("is {role} of {lineage}"),
+        Condition::Kept => "does not run, and can come back as a replica only".to_owned(),
         Condition::Promoted { beyond } => format!("is primary of a timeline above {}", beyond.timeline),
         Condition::AppliedBeyond { position: Some(position) } => format!("has applied beyond {position}"),
         Condition::AppliedBeyond { position: None } => "has applied the final checkpoint of the old primary".to_owned(),

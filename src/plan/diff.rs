@@ -14,7 +14,8 @@ use super::epoch::EpochChange;
 use super::followers;
 use super::live;
 use super::lost::failover::Failover;
-use super::lost::returned::{Rebuild, in_charge};
+use super::lost::returned::Rebuild;
+use super::split;
 use super::weights::Participant;
 use crate::model::{
     Admission, DatabaseName, FacilityName, ForeignName, FromTo, JobName, Lineage, Live, Member, MemberFacts, Peer,
@@ -357,20 +358,11 @@ impl Diff<'_> {
                     self.refuse(format!("no member of {name} is primary"), advice);
                     continue;
                 }
-                several
-                    if let Some(chief) = in_charge(database, several, &self.desired.lost, self.live)
-                        && wish.contains(chief) =>
-                {
-                    chief.clone()
-                }
-                several => {
-                    let names: Vec<&str> = several.iter().map(|id| id.name()).collect();
-                    self.refuse(
-                        format!("{name} has several primaries: {}", crate::model::text::list(names)),
-                        "stop the one with fewer or older writes at once; its writes must be compared by hand",
-                    );
-                    continue;
-                }
+                several => match split::chief(database, several, self.desired, self.live) {
+                    Some(chief) => chief.clone(),
+                    // That is asked for, with what each side has: `split::questions`.
+                    None => continue,
+                },
             };
             let peer = |id: &TargetId| {
                 let member = database.members.get(id.name())?;

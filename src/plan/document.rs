@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::intent::{HoldKind, Intent};
 use super::lost::failover::{Failover, FenceBy};
 use super::lost::loss::Loss;
+use super::split::Repair;
 use super::step::{Assumption, Stage, Step, StepId, Undo, Work, longest_chain};
 use crate::model::{DatabaseName, Span, TargetId};
 
@@ -99,6 +100,9 @@ pub struct Plan {
     /// Databases whose primaries are lost and replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failovers: Vec<FailoverMove>,
+    /// Databases that are split, and which side survives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<Repair>,
     /// Holds that it makes with its first record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<HoldKind>,
@@ -119,6 +123,11 @@ pub enum DocumentError {
     /// It is not YAML of the right shape.
     #[error("it is not a plan")]
     Malformed(#[from] serde_yaml::Error),
+    /// It says how something would come back, and is not applied.
+    #[error(
+        "it is the skeleton of a way back, predicted when something left; the command in its first lines makes the plan"
+    )]
+    Skeleton,
     /// It was made by a newer version.
     #[error(
         "it has format {found}, made by handover {by}; this is handover {}, a version that reads formats up to {FORMAT}: apply it with \
@@ -181,6 +190,7 @@ impl Plan {
                 return Err(DocumentError::Newer { found: format, by });
             }
             Ok(_) => {}
+            Err(_) if text.lines().any(|line| line == "skeleton: true") => return Err(DocumentError::Skeleton),
             Err(_) if text.starts_with(HEAD) && sealed.is_none() => return Err(DocumentError::CutShort),
             Err(_) if text.starts_with(HEAD) => return Err(DocumentError::Edited),
             Err(error) => return Err(error.into()),
@@ -200,9 +210,9 @@ impl Plan {
         self.steps.iter().find(|step| step.id == *id)
     }
 
-    /// True if it goes on without something that is lost: no window, no approval, and one failure stops nothing else.
+    /// True if it goes on without something that is lost, or ends a split: no window, no approval, and one failure stops nothing else.
     pub fn is_urgent(&self) -> bool {
-        !self.intent.lost.is_empty() || !self.failovers.is_empty()
+        !self.intent.lost.is_empty() || !self.failovers.is_empty() || !self.splits.is_empty()
     }
 
     /// How long it takes until it has changed everything that it changes: waiting for resolvers at its end is no work.

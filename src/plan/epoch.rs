@@ -53,6 +53,13 @@ pub fn change(
             epoch.databases.insert(database, charge);
         }
     }
+    for (database, survivor) in &desired.survivors {
+        let id = TargetId::member(database, survivor);
+        if let Some(facts) = live::member(live, &id).filter(|facts| facts.role == Role::Primary) {
+            let (system, timeline) = (facts.lineage.system.clone(), facts.lineage.timeline);
+            epoch.databases.insert(database.clone(), Charge { member: survivor.clone(), system, timeline });
+        }
+    }
     let failovers = changes.failovers.iter().map(|it| (&it.database, &it.to.member, &it.lineage));
     let moves = changes.primaries.iter().map(|it| (&it.database, &it.to.member, &it.lineage));
     for (database, member, left) in failovers.chain(moves) {
@@ -175,7 +182,7 @@ fn answers(topology: &Topology, id: &TargetId, live: &Live) -> bool {
 }
 
 /// The newest epoch that any name server publishes.
-fn newest<'a>(topology: &Topology, live: &'a Live) -> Option<&'a Epoch> {
+pub(super) fn newest<'a>(topology: &Topology, live: &'a Live) -> Option<&'a Epoch> {
     published(topology, live).max_by_key(|epoch| epoch.number)
 }
 
@@ -190,7 +197,8 @@ pub fn unprotected(topology: &Topology, newest: Option<&Epoch>, epoch: &Epoch) -
     epoch.lost.difference(&newest.lost).cloned().collect()
 }
 
-fn contradicts(one: &Epoch, other: &Epoch) -> bool {
+/// True for two that say different things under one number.
+pub(super) fn contradicts(one: &Epoch, other: &Epoch) -> bool {
     one.number == other.number && one != other
 }
 

@@ -230,7 +230,7 @@ fn way(database: &Database, from: &TargetId, to: &TargetId, id: &TargetId, live:
 }
 
 /// Why a replica would not follow a promotion of its sender at once; `seen` is what the sender sees of it.
-fn unfit(facts: &MemberFacts, seen: Option<&ReplicaFacts>, primary: &MemberFacts, max_lag: Span) -> Option<String> {
+pub fn unfit(facts: &MemberFacts, seen: Option<&ReplicaFacts>, primary: &MemberFacts, max_lag: Span) -> Option<String> {
     if facts.lineage.timeline != primary.lineage.timeline {
         return Some(format!(
             "it is on timeline {}, the primary on {}",

@@ -52,7 +52,8 @@ pub struct Intent {
     /// How many bytes of log each database may lose; a plan that would lose more is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub accept_loss: BTreeMap<DatabaseName, u64>,
-    /// The member of each database that takes over where several could and none is ahead of all others.
+    /// The member of each database that takes over from a lost primary where several could and none is ahead of all others; where nothing
+    /// is lost, the primary that survives a split.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub survivor: BTreeMap<DatabaseName, String>,
     /// Publish who is in charge of each database although nobody has published it so far.
@@ -95,8 +96,11 @@ const LONGEST: usize = 120;
 impl Intent {
     /// True if nothing is overridden: what the topology says.
     pub fn is_bare(&self) -> bool {
-        let Self { drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, publish_epoch, .. } = self;
+        let Self {
+            drain, restore, primary, share, lower_ttl, raise_ttl, power_on, lost, survivor, publish_epoch, ..
+        } = self;
         lost.is_empty()
+            && survivor.is_empty()
             && !publish_epoch
             && drain.is_empty()
             && restore.is_empty()
@@ -110,6 +114,10 @@ impl Intent {
     /// In the operator's words: `drain west`, `restore west with its primaries`, `what the topology says`.
     pub fn title(&self) -> String {
         let mut parts: Vec<String> = self.lost.names().map(|name| format!("go on without {name}")).collect();
+        if self.lost.is_empty() {
+            let survives = |(database, member)| format!("end the split of {database}: {member} survives");
+            parts.extend(self.survivor.iter().map(survives));
+        }
         parts.extend(self.power_on.iter().map(|facility| format!("power on {facility}")));
         let deep = if self.depth == Depth::Power { " until its power may go" } else { "" };
         parts.extend(self.drain.iter().map(|facility| format!("drain {facility}{deep}")));
@@ -141,6 +149,9 @@ impl Intent {
             names.into_iter().map(|name| format!("{word}-{name}")).collect()
         }
         let mut parts = words("lost", self.lost.names());
+        if self.lost.is_empty() {
+            parts.extend(words("survivor", self.survivor.values()));
+        }
         parts.extend(self.publish_epoch.then(|| "publish-epoch".to_owned()));
         parts.extend(words("power-on", &self.power_on));
         parts.extend(words("drain", &self.drain));
@@ -244,6 +255,11 @@ pub enum HoldKind {
         /// The targets at which work is owed.
         owed: BTreeSet<TargetId>,
     },
+    /// This facility came back after a loss: it serves again only once it has been well for a while.
+    Settling {
+        /// The facility.
+        facility: FacilityName,
+    },
     /// Resolvers may still remember what they learnt while the TTL was so long: a plan that lowered it has not waited to its end.
     OldTtl {
         /// The service.
@@ -264,6 +280,7 @@ impl HoldKind {
             Self::Ttl { service, ttl } => format!("the TTL of {service} stays {ttl}"),
             Self::PoweredOff { facility, .. } => format!("the servers of {facility} stay stopped"),
             Self::Lost { what, .. } => format!("{} is lost and stays out", what.name()),
+            Self::Settling { facility } => format!("{facility} came back after a loss and settles before it serves"),
             Self::OldTtl { service, ttl } => {
                 format!("resolvers may remember addresses of {service} for {ttl}, its TTL before it was lowered")
             }
@@ -273,7 +290,7 @@ impl HoldKind {
     /// The command that ends it.
     pub fn ended_by(&self) -> String {
         match self {
-            Self::Drained { facility } | Self::PoweredOff { facility, .. } => {
+            Self::Drained { facility } | Self::PoweredOff { facility, .. } | Self::Settling { facility } => {
                 format!("handover plan --restore {facility}")
             }
             Self::Primary { away_from, .. } => format!("handover plan --restore {away_from} --failback"),
@@ -299,6 +316,7 @@ impl HoldKind {
             Self::PoweredOff { facility, .. } => format!("power/{facility}"),
             Self::Lost { what: LostThing::Facility(facility), .. } => format!("lost/facility/{facility}"),
             Self::Lost { what: LostThing::Target(target), .. } => format!("lost/{target}"),
+            Self::Settling { facility } => format!("settling/{facility}"),
             Self::OldTtl { service, ttl } => format!("old-ttl/{service}/{ttl}"),
         }
     }

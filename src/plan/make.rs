@@ -6,19 +6,19 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::desired::{Desired, Refusal, desired};
-use super::diff::{Changes, diff, shares_text};
+use super::diff::{Changes, FollowChange, diff, shares_text};
 use super::document::{FORMAT, Plan, TopologyRef};
 use super::epoch::EpochChange;
 use super::followers::Followers;
 use super::intent::{HoldKind, Intent};
 use super::lost::decide::decide;
 use super::lost::known::Known;
-use super::lost::owed;
+use super::lost::{owed, settle};
 use super::order::order;
 use super::preflight;
 use super::step::{Assumption, longest_chain};
 use super::weights::weights;
-use super::{GateName, epoch, gate, live, power, ttl, window};
+use super::{GateName, epoch, gate, live, power, split, ttl, window};
 use crate::model::{Condition, FacilityName, ForeignName, Live, Percent, Role, Saved, ServiceName, Span};
 use crate::topology::Topology;
 
@@ -56,14 +56,24 @@ pub fn make_knowing(
     let (mut changes, mut refusals) = diff(topology, &desired, live);
     let mut notes = desired.notes.clone();
     let urgent = desired.urgent();
+    let repairs = split::repairs(topology, &desired, live);
+    let repairing = !desired.survivors.is_empty();
+    if repairing {
+        notes.extend(split::alone(&mut desired, &mut changes, &mut refusals));
+        notes.extend(split::notes(topology, &repairs, live));
+    }
+    refusals.extend(split::questions(topology, &desired, live, known));
     if urgent {
         // What is wrong elsewhere is no reason to leave users with what is lost.
         notes.extend(refusals.drain(..).map(|it| format!("left as it is: {} ({})", it.what, it.advice)));
     }
-    let decided = decide(topology, intent, &mut desired, &mut changes, live, known);
-    notes.extend(decided.notes);
-    notes.extend(owed::settle(topology, holds, &mut desired, &changes, live));
-    refusals.extend(decided.refusals);
+    if !repairing {
+        let decided = decide(topology, intent, &mut desired, &mut changes, live, known);
+        notes.extend(decided.notes);
+        notes.extend(owed::settle(topology, holds, &mut desired, &changes, live));
+        refusals.extend(decided.refusals);
+        refusals.extend(settle::refusals(topology, intent, holds, live, known));
+    }
     changes.epoch = epoch::change(topology, intent, &desired, &changes, live);
     notes.extend(changes.epoch.iter().flat_map(|change| change.notes(topology)));
     notes.extend(changes.silent.iter().cloned());
@@ -101,8 +111,10 @@ pub fn make_knowing(
         }
     }
     notes.extend(pooler_notes(topology, &changes, live));
-    refusals.extend(power::closed_refusals(topology, intent, &desired, live));
-    refusals.extend(power::refusals(topology, &desired, &changes, live));
+    if !repairing {
+        refusals.extend(power::closed_refusals(topology, intent, &desired, live));
+        refusals.extend(power::refusals(topology, &desired, &changes, live));
+    }
     refusals.sort();
     refusals.dedup();
     if !refusals.is_empty() {
@@ -136,6 +148,7 @@ pub fn make_knowing(
         expected: longest_chain(&ordered.steps, |_| true),
         primaries: ordered.primaries,
         failovers: ordered.failovers,
+        splits: repairs,
         holds: desired.holds,
         releases: desired.releases,
         facts: facts(topology, changes, live),
@@ -296,15 +309,19 @@ fn facts(topology: &Topology, changes: Changes, live: &Live) -> Vec<Assumption> 
         }
     }
     facts.extend(proxies.into_iter().map(|(proxy, backends)| Assumption::on(&proxy, Condition::Servers { backends })));
-    for change in &changes.primaries {
-        let Some(database) = topology.databases.get(&change.database) else { continue };
-        for member in database.members.values() {
+    let fences = |change: &&FollowChange| change.rebuild.values().any(|rebuild| rebuild.fence);
+    let fenced = changes.follows.iter().filter(fences).map(|change| &change.database);
+    for name in changes.primaries.iter().map(|change| &change.database).chain(fenced) {
+        for member in topology.databases.get(name).into_iter().flat_map(|database| database.members.values()) {
             let id = &member.target.id;
             if let Some(found) = live::member(live, id) {
                 let lineage = Some(found.lineage.clone());
                 facts.push(Assumption::on(id, Condition::Role { role: found.role, lineage }));
             }
         }
+    }
+    for change in &changes.primaries {
+        let Some(database) = topology.databases.get(&change.database) else { continue };
         if let crate::model::Route::PoolerDatabase(entry) = &database.route {
             for pooler in database.poolers.iter().filter_map(|name| topology.poolers.get(name)) {
                 let routed = Condition::Routed { database: entry.clone(), to: change.from.address.clone() };

@@ -21,6 +21,8 @@ pub mod overrides;
 mod power;
 pub mod preflight;
 mod progress;
+pub mod skeleton;
+pub mod split;
 mod stale;
 mod step;
 mod switchover;

@@ -25,11 +25,13 @@ pub enum GateName {
     Soak,
     /// The addresses of a facility that is cut off from us, and not from its users, are withdrawn.
     Published,
+    /// What came back after a loss has settled before it is restored.
+    Settle,
 }
 
 impl GateName {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Windows,
         Self::Freezes,
         Self::Operator,
@@ -38,6 +40,7 @@ impl GateName {
         Self::Synthetic,
         Self::Soak,
         Self::Published,
+        Self::Settle,
     ];
 
     /// As on the command line.
@@ -51,6 +54,7 @@ impl GateName {
             Self::Synthetic => "synthetic",
             Self::Soak => "soak",
             Self::Published => "published",
+            Self::Settle => "settle",
         }
     }
 }

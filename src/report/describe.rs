@@ -126,7 +126,7 @@ fn action_details(action: &Action) -> Vec<Text> {
                 &lineage.timeline.saturating_add(1).to_string(),
             )]
         }
-        Action::Rebuild { primary } => vec![
+        Action::Rebuild { primary, .. } => vec![
             format!("becomes a replica of {} ({})", primary.member.name(), primary.address).into(),
             "what only it has is kept beside its data directory and listed; then pg_rewind, or a new copy".into(),
         ],
@@ -143,6 +143,7 @@ fn action_details(action: &Action) -> Vec<Text> {
         | Action::Marker { .. }
         | Action::Unfence { .. }
         | Action::Withdraw { .. }
+        | Action::Keep { .. }
         | Action::Stop
         | Action::Start => Vec::new(),
     }

@@ -188,7 +188,16 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
             .with(tone, failover.loss.to_string());
         rows.push((label, text));
     }
-    if plan.primaries.is_empty() && plan.failovers.is_empty() {
+    for (index, repair) in plan.splits.iter().enumerate() {
+        let fenced: Vec<&str> =
+            repair.discards.iter().filter(|it| it.takes_writes).map(|it| it.member.name()).collect();
+        let fenced = if fenced.is_empty() { String::new() } else { format!(", fenced first: {}", list(&fenced)) };
+        let text = Text::of(Tone::Strong, repair.database.as_str())
+            .and(format!(": {} survives{fenced}; ", repair.survivor.name()))
+            .with(Tone::Bad, repair.to_string());
+        rows.push((if index == 0 { "databases" } else { "" }, text));
+    }
+    if plan.primaries.is_empty() && plan.failovers.is_empty() && plan.splits.is_empty() {
         rows.push(("databases", "no primary moves; writers notice nothing".into()));
     }
     rows.push(("touches", touches(plan).into()));

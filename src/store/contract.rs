@@ -346,6 +346,7 @@ pub async fn what_was_seen_last_is_kept_of_each_target(bench: impl Bench) {
         at: Some(moment(seconds)),
         member,
         silence: None,
+        quiet: None,
     };
     let silent = |before: &Sighting, since, last| Sighting {
         silence: Some(Silence { since: moment(since), last: moment(last) }),

@@ -524,6 +524,7 @@ mod tests {
             at: Some(Timestamp::UNIX_EPOCH),
             member: None,
             silence: None,
+            quiet: None,
         };
         assert!(store.saw(vec![seen.clone()]).await.is_err());
         assert_eq!((again.sightings().await.unwrap(), again.holds().await.unwrap()), (vec![], vec![]));

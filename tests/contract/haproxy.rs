@@ -21,12 +21,14 @@ use handover::transport::Transport;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::servers::free_port;
 use crate::{Subject, common, soon};
 
 mod clients;
+mod down;
 mod saved;
 mod shares;
 
@@ -48,6 +50,12 @@ async fn application(name: &'static str) -> SocketAddr {
 }
 
 async fn application_at(address: SocketAddr, name: &'static str) -> SocketAddr {
+    serving(address, name).await;
+    address
+}
+
+/// The same, with the task that listens: where it ends, connections are refused.
+async fn serving(address: SocketAddr, name: &'static str) -> JoinHandle<()> {
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -67,8 +75,7 @@ async fn application_at(address: SocketAddr, name: &'static str) -> SocketAddr {
                 let _ = stream.write_all(answer.as_bytes()).await;
             });
         }
-    });
-    address
+    })
 }
 
 pub struct Proxy {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::servers::{Member, Site, as_postgres, free_port};
 use crate::{Subject, common};
 
+mod kept;
 mod rebuild;
 mod receiver;
 

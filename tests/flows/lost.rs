@@ -8,7 +8,7 @@ use super::world::{World, until};
 fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     let world = World::start();
     // Whoever is asked once knows how far every primary was.
-    world.handover(&["status"]).code(0);
+    until("everything is well", || world.handover(&["status"]).code == 0);
     let clients = Clients::start(&world);
     world.lab.power_off("west").unwrap();
     world.handover(&["plan"]).code(3).says(&["nothing in west answers", "handover plan --lost west"]);
@@ -21,7 +21,19 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
     facts.says(&["to accept it: --accept-loss products="]);
     assert_eq!(proxies(), before);
     let accepted = ["--accept-loss", "accounts=unknown", "--accept-loss", "products=unknown"];
-    world.handover(&[&emergency[..], &accepted].concat()).code(0).says(&["go on without west: done", "west is dead"]);
+    world.handover(&[&emergency[..], &accepted].concat()).code(0).says(&[
+        "go on without west: done",
+        "west is dead",
+        "the way back is `handover plan --restore west --failback`",
+    ]);
+    let back = world.shell(lab::OPERATOR, &format!("cat {}/*.return.yaml", world.path("plans").display()));
+    for expected in ["skeleton: true", "Database accounts", "west-lb1"] {
+        assert!(back.contains(expected), "{expected}: {back}");
+    }
+    world
+        .script("$HANDOVER apply --auto-approve plans/*.return.yaml")
+        .code(65)
+        .says(&["is the skeleton of a way back"]);
     assert!(world.is_primary("east-pg1") && world.is_primary("east-pg2") && world.is_primary("east-pg3"));
     for member in ["east-pg1", "east-pg2", "east-pg3"] {
         assert_eq!(world.sql(member, "show synchronous_standby_names"), "", "{member} waits for somebody");
@@ -61,8 +73,15 @@ fn a_facility_is_lost_the_service_goes_on_and_it_comes_back_without_harm() {
 
     world.handover(&["admit", "west-lb1"]).code(0);
 
-    let restore = world.plan(&world.topology(), "restore.yaml", &["--restore", "west", "--failback"]);
-    world.apply(&world.topology(), &restore).code(0);
+    // It serves again only once it has been well for a while.
+    let patient = world.edited("patient.yaml", &[("settle: 3s", "settle: 1h")]);
+    let restore = ["plan", "--restore", "west", "--failback", "--out", "restore.yaml"];
+    let settles = ["west came back after a loss and has not settled", "asks for 1h"];
+    world.handover_on(&patient, &restore).code(3).says(&settles);
+    let passed = ["plan", "--restore", "west", "--override", "settle", "--reason", "the other one burns"];
+    world.handover_on(&patient, &passed).code(0).says(&["gate settle is overridden by"]);
+    until("west has settled", || world.handover(&restore).says(&[]).code == 0);
+    world.apply(&world.topology(), &world.path("restore.yaml")).code(0);
     assert!(world.is_primary("west-pg1") && world.is_primary("west-pg2") && world.is_primary("east-pg3"));
     until("it is healthy", || world.handover(&["status"]).code == 0);
     world.end();

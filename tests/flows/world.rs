@@ -82,6 +82,11 @@ impl Answer {
         }
         self
     }
+
+    /// Whether this is somewhere in the output, line breaks aside.
+    pub fn said(&self, text: &str) -> bool {
+        words(&format!("{}\n{}", self.out, self.err)).contains(&words(text))
+    }
 }
 
 fn words(text: &str) -> String {

@@ -24,6 +24,7 @@ pub fn dead(world: &mut World, facility: &str) {
     let gone: Vec<TargetId> = world
         .topology
         .targets()
+        .chain(world.topology.vantages.values())
         .filter(|target| target.facility.as_str() == facility)
         .map(|target| target.id.clone())
         .collect();
@@ -376,6 +377,14 @@ fn a_primary_a_replica_and_a_proxy_are_lost_one_by_one() {
     });
     let data: Vec<String> = removed.unwrap().data.iter().map(ToString::to_string).collect();
     assert_eq!(data, ["10.10.0.81", "10.20.0.80", "10.20.0.81"]);
+    // Once it answers again one plan publishes it and ends the hold.
+    let mut back = World::healthy(EXAMPLE);
+    back.settle(&proxy);
+    let returned = super::plan(&back, &Intent::default(), &proxy.holds);
+    assert_eq!(acts(&returned), [("east-ns1", "set_records"), ("west-ns1", "set_records")]);
+    assert_eq!(returned.releases, proxy.holds);
+    back.settle(&returned);
+    nothing_to_do(&back, &[]);
 }
 
 #[test]

@@ -22,30 +22,27 @@ fn only(id: &TargetId) -> Lost {
 
 /// Everything of it is silent, for us.
 fn silence(world: &mut World, lost: &Lost) {
-    let gone: Vec<TargetId> =
-        world.topology.targets().filter(|target| lost.contains(target)).map(|target| target.id.clone()).collect();
+    let all = world.topology.targets().chain(world.topology.vantages.values());
+    let gone: Vec<TargetId> = all.filter(|target| lost.contains(target)).map(|target| target.id.clone()).collect();
     assert!(!gone.is_empty());
     gone.iter().for_each(|id| world.silence(id));
 }
 
 /// What each proxy of `facility` finds of the servers that stand in `of`.
 fn checks(world: &mut World, facility: &str, of: &str, found: Operational) {
-    let ids: Vec<TargetId> = world
-        .topology
-        .proxies
-        .values()
-        .map(|proxy| &proxy.target)
-        .filter(|target| target.facility.as_str() == facility)
-        .map(|target| target.id.clone())
-        .collect();
-    for id in ids {
-        let Facts::Proxy(facts) = world.facts(&id) else { panic!("{id}") };
-        for backend in facts.backends.values_mut().flatten() {
-            for (name, server) in &mut backend.servers {
-                if name.as_str().starts_with(of) {
-                    server.operational = found;
-                }
-            }
+    let proxies = world.topology.proxies.values().map(|proxy| &proxy.target);
+    let here = proxies.filter(|target| target.facility.as_str() == facility);
+    let ids: Vec<TargetId> = here.map(|target| target.id.clone()).collect();
+    ids.iter().for_each(|id| finds(world, id, of, found, None));
+}
+
+/// What one proxy finds of the servers whose names begin so, and for how long it has found them down.
+fn finds(world: &mut World, proxy: &TargetId, of: &str, found: Operational, down_for: Option<u64>) {
+    let Facts::Proxy(facts) = world.facts(proxy) else { panic!("{proxy}") };
+    for backend in facts.backends.values_mut().flatten() {
+        for (_, server) in backend.servers.iter_mut().filter(|(name, _)| name.as_str().starts_with(of)) {
+            server.operational = found;
+            server.down_for = down_for.map(Duration::from_secs);
         }
     }
 }
@@ -108,6 +105,66 @@ fn what_others_say_of_a_facility_decides() {
 }
 
 #[test]
+fn what_the_proxies_have_watched_counts_at_the_first_look_and_ends_with_what_any_of_them_saw() {
+    let mut world = World::healthy(EXAMPLE);
+    silence(&mut world, &west());
+    cut_receivers(&mut world);
+    let (one, other) = (TargetId::proxy("east-lb1"), TargetId::proxy("east-lb2"));
+    let down = |world: &mut World, proxy: &TargetId, of: &str, time: Option<u64>| {
+        finds(world, proxy, of, Operational::Down, time);
+    };
+    let word = |world: &World, before: &Before, expected: &str| {
+        let (verdict, lines) = told(world, &west(), before);
+        assert_eq!(verdict.word(), expected, "{lines}");
+        lines
+    };
+    let nothing = Before::default();
+    down(&mut world, &one, "west", Some(20));
+    down(&mut world, &other, "west", Some(30));
+    let lines = word(&world, &nothing, "dead");
+    assert!(lines.contains("east-lb1 in east finds none of its 6 servers up, for 20s"), "{lines}");
+    assert!(lines.contains("silent for 20s"), "{lines}");
+    // Somebody else knows nothing of it: what one has watched is enough.
+    down(&mut world, &other, "west", None);
+    word(&world, &nothing, "dead");
+    // One of them saw it later, whatever we found.
+    down(&mut world, &other, "west", Some(4));
+    let long = silent_for(&world, &west(), Duration::from_secs(60));
+    assert!(word(&world, &long, "undecided").contains("known to be silent for 4s"));
+    // One server was seen later than the others.
+    down(&mut world, &other, "west", Some(30));
+    word(&world, &nothing, "dead");
+    down(&mut world, &other, "west-app2", Some(4));
+    word(&world, &nothing, "undecided");
+    // A check of one server has just passed.
+    down(&mut world, &other, "west", Some(30));
+    finds(&mut world, &other, "west-app2", Operational::Starting, None);
+    assert!(word(&world, &long, "undecided").contains("known to be silent for 0"));
+    // We have heard of it ourselves since.
+    down(&mut world, &other, "west", Some(30));
+    let answered = BTreeMap::from([(TargetId::proxy("west-lb1"), Duration::from_secs(5))]);
+    word(&world, &Before { answered, ..nothing.clone() }, "undecided");
+    // Who is cut off itself has seen its own end, not that of the west.
+    word(&world, &nothing, "dead");
+    finds(&mut world, &other, "east", Operational::Down, Some(3));
+    down(&mut world, &other, "west", Some(3));
+    word(&world, &nothing, "dead");
+
+    // Beside us nobody is a witness, but what is seen there ends the silence too.
+    let mut world = World::healthy(&EXAMPLE.replace("runs_in: haven", "runs_in: east"));
+    silence(&mut world, &west());
+    cut_receivers(&mut world);
+    looks(&mut world, &west(), &["10.10."]);
+    for proxy in [&one, &other] {
+        down(&mut world, proxy, "west", Some(20));
+    }
+    word(&world, &nothing, "undecided");
+    word(&world, &long, "dead");
+    down(&mut world, &one, "west", Some(4));
+    word(&world, &long, "undecided");
+}
+
+#[test]
 fn an_attestation_stands_for_a_witness_and_overrides_nobody() {
     let mut world = World::healthy(EXAMPLE);
     silence(&mut world, &west());
@@ -157,9 +214,14 @@ fn a_single_target_is_judged_by_the_same_function() {
     assert!(lines.contains("vantages"), "{lines}");
 }
 
-/// What a vantage reaches of what it is asked: everything but the addresses that begin with one of these.
+/// What the vantages reach of what they are asked: everything but the addresses that begin with one of these. Those in what is lost are
+/// silent.
 fn looks(world: &mut World, lost: &Lost, not: &[&str]) {
-    for (id, (_, scope)) in lost::vantages(&world.topology, lost) {
+    for (id, (target, scope)) in lost::vantages(&world.topology, lost) {
+        if lost.contains(&target) {
+            world.silence(&id);
+            continue;
+        }
         let Scope::Reach(asked) = scope else { panic!("{scope:?}") };
         let reached = asked.into_iter().map(|address| {
             let is = !not.iter().any(|prefix| address.starts_with(prefix));
@@ -203,6 +265,29 @@ fn a_vantage_is_a_witness_if_it_stands_in_another_place_and_sees_anything_at_all
     // A vantage that answers out of what is lost shows that it is not.
     let haven = Lost { facilities: BTreeSet::from(["haven".into()]), targets: BTreeSet::new() };
     assert_eq!(told(&world, &haven, &Before::default()).0.word(), "answers");
+}
+
+#[test]
+fn a_vantage_in_the_facility_that_is_left_is_a_witness_by_itself() {
+    // Of the west nothing but its name servers is asked for by anybody else: proxies and replicas say nothing.
+    let mut world = World::healthy(EXAMPLE);
+    silence(&mut world, &west());
+    checks(&mut world, "east", "west", Operational::Unchecked);
+    cut_receivers(&mut world);
+    looks(&mut world, &west(), &["10.10."]);
+    let long = silent_for(&world, &west(), Duration::from_secs(20));
+    let (dead, lines) = told(&world, &west(), &long);
+    assert_eq!(dead.word(), "dead", "{lines}");
+    // The one beside us has looked as well, and is none.
+    assert!(lines.contains("ashburn in east reaches none of its ") && !lines.contains("toronto"), "{lines}");
+    world.silence(&TargetId::vantage("ashburn"));
+    let (undecided, lines) = told(&world, &west(), &long);
+    assert_eq!(undecided.word(), "undecided", "{lines}");
+    assert!(lines.contains("a word of ashburn"), "{lines}");
+    // One in the facility that is said to be lost, and answers.
+    let boise = Facts::Vantage(VantageFacts::default());
+    world.live.insert(TargetId::vantage("boise"), Observed::Known { value: boise, took: Duration::ZERO });
+    assert_eq!(told(&world, &west(), &long).0.word(), "answers");
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod members;
 mod powered;
 mod preflight;
 mod returned;
+mod settle;
+mod split;
 #[path = "../common/carry_out.rs"]
 mod steps;
 mod world;

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use self::load::Load;
+pub use self::patroni::{Patroni, Timing};
 use crate::numbers::median;
 
 /// Rows before and after the switchover: about half a second each.
@@ -27,9 +28,9 @@ const ROWS: i64 = 250;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A way to move a primary, with the servers that it moves.
-trait Way {
+pub trait Way {
     /// Its name in the report.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
     /// How clients log in.
     fn login(&self) -> String;
     /// Moves the primary to the other server.
@@ -38,6 +39,10 @@ trait Way {
     fn settle(&mut self) -> Result<()>;
     /// Every row that the primary has.
     fn rows(&self) -> Result<BTreeSet<i64>>;
+    /// How long clients may take to be served again.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
 }
 
 /// What a way cost its clients.
@@ -68,7 +73,7 @@ pub fn measure(pairs: u32) -> Result<Vec<Measured>> {
     let starts: [(&str, Start); 4] = [
         ("handover", || Ok(Box::new(handover::Handover::start()?))),
         ("handmade", || Ok(Box::new(handmade::Handmade::start()?))),
-        ("patroni", || Ok(Box::new(patroni::Patroni::start()?))),
+        ("patroni", || Ok(Box::new(Patroni::start(Timing::DEFAULT)?))),
         ("repmgr", || Ok(Box::new(repmgr::Repmgr::start()?))),
     ];
     let mut ways = Vec::new();
@@ -90,11 +95,15 @@ pub fn measure(pairs: u32) -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
-fn once(way: &mut dyn Way, measured: &mut Measured) -> Result<Duration> {
+/// One move under load; returns the longest time between two acknowledged writes.
+///
+/// # Errors
+/// If clients are not served before or afterwards, or the move fails.
+pub fn once(way: &mut dyn Way, measured: &mut Measured) -> Result<Duration> {
     let load = Load::start(&way.login());
-    load.wait_for(ROWS, PATIENCE)?;
+    load.wait_for(ROWS, way.patience())?;
     let switched = way.switch();
-    let served = load.wait_for(ROWS, PATIENCE);
+    let served = load.wait_for(ROWS, way.patience());
     let seen = load.stop()?;
     switched?;
     served?;

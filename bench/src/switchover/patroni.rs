@@ -7,6 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::sql::Sql;
 use super::{Way, parse_rows};
@@ -23,24 +25,41 @@ struct Node {
     rest: u16,
 }
 
+/// Patroni's times, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// For how long the primary's key lives without being renewed.
+    pub ttl: u32,
+    /// The time between two looks.
+    pub loop_wait: u32,
+    /// For how long etcd and PostgreSQL are asked again. Patroni wants `loop_wait` and twice this within `ttl`.
+    pub retry_timeout: u32,
+}
+
+impl Timing {
+    /// Those of Patroni's documentation.
+    pub const DEFAULT: Self = Self { ttl: 30, loop_wait: 10, retry_timeout: 10 };
+}
+
 /// Patroni and its servers.
 pub struct Patroni {
+    timing: Timing,
     nodes: [Node; 2],
     /// Which of the nodes is primary.
     primary: usize,
     proxy: u16,
-    /// In the order in which they must end.
-    _servers: Vec<Server>,
+    /// In the order in which they must end: the proxy, Patroni of each node, etcd.
+    servers: Vec<Server>,
     site: Site,
 }
 
 impl Patroni {
     /// Starts etcd, two nodes and the proxy.
-    pub fn start() -> Result<Self> {
+    pub fn start(timing: Timing) -> Result<Self> {
         let site = Site::new();
         let nodes = ["a", "b"].map(|name| Node { name, postgres: free_port(), rest: free_port() });
         let (client, peer, proxy) = (free_port(), free_port(), free_port());
-        let mut way = Self { nodes, primary: 0, proxy, _servers: Vec::new(), site };
+        let mut way = Self { timing, nodes, primary: 0, proxy, servers: Vec::new(), site };
         let etcd = way.run(way.etcd(client, peer), "etcd")?;
         way.settings("haproxy.cfg", &way.haproxy())?;
         let mut haproxy = Command::new("haproxy");
@@ -50,14 +69,12 @@ impl Patroni {
         for number in 0..way.nodes.len() {
             let node = &way.nodes[number];
             way.settings(&format!("{}.yml", node.name), &way.node(node, client))?;
-            let mut patroni = as_postgres("patroni");
-            patroni.arg(way.path(&format!("{}.yml", node.name)));
-            servers.push(way.run(patroni, &format!("patroni-{}", node.name))?);
+            servers.push(way.patroni(number)?);
             // The first one makes the cluster, the second one copies it.
             way.until(&format!("{} runs", node.name), || way.role(number).is_ok())?;
         }
         servers.push(etcd);
-        way._servers = servers;
+        way.servers = servers;
         way.until("a replica follows", || way.follows())?;
         let at_primary = way.superuser(way.primary)?;
         at_primary.ask("CREATE ROLE app LOGIN")?;
@@ -73,6 +90,44 @@ impl Patroni {
 
     fn settings(&self, name: &str, text: &str) -> Result<()> {
         Ok(fs::write(self.path(name), text)?)
+    }
+
+    /// Starts Patroni of a node.
+    fn patroni(&self, node: usize) -> Result<Server> {
+        let name = self.nodes[node].name;
+        let mut patroni = as_postgres("patroni");
+        patroni.arg(self.path(&format!("{name}.yml")));
+        self.run(patroni, &format!("patroni-{name}"))
+    }
+
+    /// The primary's machine dies: SIGKILL of Patroni, of the postmaster and of all its processes. The other node is primary from now on.
+    ///
+    /// # Errors
+    /// If there is no postmaster.
+    pub fn kill_primary(&mut self) -> Result<()> {
+        let dying = self.primary;
+        let file = self.path(self.nodes[dying].name).join("postmaster.pid");
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let postmaster = text.lines().next().context("postmaster.pid is empty")?.trim().to_owned();
+        let children = succeed(Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster]))?;
+        // First the one that would start it again.
+        self.servers[1 + dying].end();
+        for pid in std::iter::once(postmaster.as_str()).chain(children.split_whitespace()) {
+            // A child may end by itself as soon as the postmaster has.
+            let _ = kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL);
+        }
+        self.primary = 1 - dying;
+        Ok(())
+    }
+
+    /// The dead machine is back: Patroni starts there, and makes a replica of what it finds.
+    ///
+    /// # Errors
+    /// If it does not follow the new primary.
+    pub fn revive(&mut self) -> Result<()> {
+        let dead = 1 - self.primary;
+        self.servers[1 + dead] = self.patroni(dead)?;
+        self.until("the node that died follows", || self.follows())
     }
 
     fn run(&self, mut command: Command, name: &str) -> Result<Server> {
@@ -107,14 +162,14 @@ impl Patroni {
         text
     }
 
-    /// The defaults of Patroni's documentation: `ttl` 30 s, `loop_wait` 10 s.
     fn node(&self, node: &Node, etcd: u16) -> String {
         let Node { name, postgres, rest } = node;
         let folder = self.site.path().display();
+        let Timing { ttl, loop_wait, retry_timeout } = self.timing;
         format!(
             "scope: bench\nname: {name}\nrestapi: {{listen: '127.0.0.1:{rest}', connect_address: '127.0.0.1:{rest}'}}\n\
              etcd3: {{host: '127.0.0.1:{etcd}'}}\n\
-             bootstrap:\n  dcs:\n    ttl: 30\n    loop_wait: 10\n    retry_timeout: 10\n    maximum_lag_on_failover: 1048576\n    \
+             bootstrap:\n  dcs:\n    ttl: {ttl}\n    loop_wait: {loop_wait}\n    retry_timeout: {retry_timeout}\n    maximum_lag_on_failover: 1048576\n    \
              postgresql: {{use_pg_rewind: true, use_slots: true, parameters: {{wal_log_hints: 'on', shared_buffers: 32MB, \
              max_wal_size: 256MB}}}}\n  initdb: [{{encoding: UTF8}}, no-sync]\n  \
              pg_hba: ['local all all trust', 'host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust']\n\

@@ -33,6 +33,9 @@ impl fmt::Display for Role {
     }
 }
 
+/// Among the settings of a member that does not run: it can come back as a replica only.
+pub const KEPT: &str = "kept";
+
 /// About a database member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemberFacts {

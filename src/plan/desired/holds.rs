@@ -47,6 +47,7 @@ impl<'a> Held<'a> {
                     held.ttls.insert(service, *ttl);
                     (format!("ttl {service}"), topology.services.contains_key(service))
                 }
+                HoldKind::Settling { facility } => (hold.subject(), topology.facilities.contains_key(facility)),
                 HoldKind::PoweredOff { facility, let_go } => {
                     held.powered_off.insert(facility.clone(), let_go.clone());
                     (format!("power {facility}"), topology.facilities.contains_key(facility))
@@ -121,6 +122,10 @@ impl Desired {
     fn ends(&self, topology: &Topology, intent: &Intent, hold: &HoldKind) -> bool {
         match hold {
             HoldKind::Drained { facility } => intent.restore.contains(facility) || self.serving.contains(facility),
+            HoldKind::Settling { facility } => {
+                let again = self.flagged.facilities.contains(facility);
+                again || intent.restore.contains(facility) || self.serving.contains(facility)
+            }
             // With the work that is owed: `plan::lost::returned`.
             HoldKind::Lost { .. } => false,
             HoldKind::Primary { database, away_from, .. } => {

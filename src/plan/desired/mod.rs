@@ -66,6 +66,8 @@ pub struct Desired {
     pub regained: Lost,
     /// What this plan's own flag says is lost.
     pub flagged: Lost,
+    /// Which side of each split database survives, by this plan's own flag. Where something is lost, that flag chooses among replicas.
+    pub survivors: BTreeMap<DatabaseName, String>,
     /// The share of each facility by service; sums to 100 %.
     pub shares: BTreeMap<ServiceName, Shares>,
     /// The record sets by zone; `None` means absent.
@@ -172,9 +174,10 @@ pub fn desired(topology: &Topology, intent: &Intent, holds: &[HoldKind], live: &
     let mut wanted = Desired {
         serving: BTreeSet::new(),
         out: BTreeMap::new(),
-        lost: held.lost_beside(&intent.lost),
+        lost: owed::still_lost(held.lost_beside(&intent.lost), &intent.lost, live),
         regained: Lost::default(),
         flagged: intent.lost.clone(),
+        survivors: if intent.lost.is_empty() { intent.survivor.clone() } else { BTreeMap::new() },
         shares: BTreeMap::new(),
         records: BTreeMap::new(),
         old_ttl: None,

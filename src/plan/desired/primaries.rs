@@ -32,6 +32,12 @@ impl Desired {
         refusals: &mut Vec<Refusal>,
     ) {
         for database in topology.databases.values() {
+            if let Some(survivor) = self.survivors.get(&database.name).and_then(|name| database.members.get(name)) {
+                let id = survivor.target.id.clone();
+                self.stays(database, survivor, held);
+                self.primaries.insert(database.name.clone(), vec![id]);
+                continue;
+            }
             let wish = match intent.primary.get(&database.name) {
                 Some(Some(at)) => self.placed_by_flag(topology, database, at, held, refusals),
                 Some(None) => self.by_file(database, live),
@@ -92,6 +98,19 @@ impl Desired {
             self.holds.push(hold);
         }
         self.members_at(database, at)
+    }
+
+    /// The survivor of a split stays primary until somebody moves it, wherever the topology wants it, as long as it can stay.
+    fn stays(&mut self, database: &Database, survivor: &Member, held: &Held<'_>) {
+        let name = survivor.target.name();
+        let at = PrimaryPlace::Member(name.to_owned());
+        let hold = HoldKind::Placed { database: database.name.clone(), at };
+        let earlier = held.primaries.get(&database.name).copied();
+        if is_at(&database.primary, name, survivor) || survivor.priority == 0 || !self.is_in_service(survivor) {
+            self.releases.extend(earlier.cloned());
+        } else if earlier != Some(&hold) {
+            self.holds.push(hold);
+        }
     }
 
     /// Where a hold keeps the primary; none if there is no hold, or it ends with this plan.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Diff;
 use crate::model::{Database, MemberFacts, Peer, TargetId};
-use crate::plan::live;
 use crate::plan::lost::returned::{self, Need, Rebuild};
+use crate::plan::{live, split};
 
 impl Diff<'_> {
     /// Members that become replicas anew, and those that are left alone because nobody here can tell what to do with them.
@@ -20,7 +20,11 @@ impl Diff<'_> {
             let id = &member.target.id;
             let off = self.desired.powered_off.contains_key(&member.target.facility);
             let Some(found) = live::member(self.live, id).filter(|_| !off && *id != primary.member) else { continue };
-            let why = match returned::need(primary.member.name(), facts, found) {
+            let need = match self.desired.survivors.contains_key(&database.name) {
+                true => split::need(database, &primary.member, facts, id, found, self.live),
+                false => returned::need(primary.member.name(), facts, found),
+            };
+            let why = match need {
                 Need::Nothing => continue,
                 // Redundancy can wait, users cannot.
                 Need::Rebuild(it) if self.desired.urgent() => {

@@ -52,12 +52,17 @@ impl Loss {
         if self.is_nothing() {
             return None;
         }
-        match self.bytes {
-            Some(bytes) if bytes <= accepted => None,
-            Some(bytes) => Some(format!("{bytes} bytes would be lost, and {accepted} are accepted")),
-            None if accepted == Self::UNKNOWN => None,
-            None => Some("nobody knows how far the old primary was: the loss cannot be counted".to_owned()),
-        }
+        uncovered(self.bytes, accepted, "nobody knows how far the old primary was: the loss cannot be counted")
+    }
+}
+
+/// Why so many accepted bytes do not cover this many, if they do not; `uncounted` says why there is no number.
+pub(in crate::plan) fn uncovered(bytes: Option<u64>, accepted: u64, uncounted: &str) -> Option<String> {
+    match bytes {
+        Some(bytes) if bytes <= accepted => None,
+        Some(bytes) => Some(format!("{bytes} bytes would be lost, and {accepted} are accepted")),
+        None if accepted == Loss::UNKNOWN => None,
+        None => Some(uncounted.to_owned()),
     }
 }
 
@@ -158,8 +163,8 @@ fn proof(database: &Database, old: &Member, seen: &Seen, candidate: &MemberFacts
     let farthest = there.iter().all(|(_, facts)| facts.position.bytes_since(candidate.position) == 0);
     (there.len() >= needed && farthest && candidate.lineage == seen.lineage).then(|| {
         format!(
-            "commits waited for `{setting}` when {} was last seen as primary, {} ago, and of the {} names {needed} are needed: {} answer, and none of them is \
-             ahead of the candidate",
+            "commits waited for `{setting}` when {} was last seen as primary, {} ago; of the {} that it names {needed} must answer, and these do, \
+             none of them ahead of the candidate: {}",
             old.target.name(),
             span(seen.age),
             listed.len(),

@@ -11,3 +11,4 @@ mod reach;
 
 pub use reach::vantages;
 pub mod returned;
+pub(super) mod settle;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::evidence::Lost;
 use crate::model::text::list;
 use crate::model::{Live, Role, TargetId, TargetKind};
 use crate::plan::desired::{Desired, Refusal};
@@ -13,6 +14,14 @@ use crate::topology::Topology;
 /// Whether something may be owed at targets of this kind. Of application servers nothing is: the proxies know whom they give requests.
 pub(in crate::plan) fn owes(kind: TargetKind) -> bool {
     !matches!(kind, TargetKind::Server | TargetKind::Unit | TargetKind::Fence)
+}
+
+/// What is lost without the single servers that answer again: with the plan that ends its hold, each is what it was. A database member has
+/// its history looked at first, and a facility is restored.
+pub(in crate::plan) fn still_lost(mut lost: Lost, flagged: &Lost, live: &Live) -> Lost {
+    let is_back = |id: &TargetId| live::facts(live, id).is_ok_and(|facts| facts.member().is_none());
+    lost.targets.retain(|id| flagged.targets.contains(id) || !is_back(id));
+    lost
 }
 
 /// What is lost cannot be restored before what is owed there was done.
@@ -66,9 +75,11 @@ pub(in crate::plan) fn settle(
                 if !holds.contains(&drained) && !desired.holds.contains(&drained) {
                     desired.holds.push(drained);
                 }
+                desired.holds.push(HoldKind::Settling { facility: facility.clone() });
                 notes.push(format!(
                     "{facility} answers again: this plan does what is owed there; then it stays drained until `handover plan --restore \
-                     {facility}`"
+                     {facility}`, {} later at the earliest (`policy.settle`)",
+                    topology.policy.settle
                 ));
             }
         }

@@ -7,6 +7,7 @@ use super::evidence::Lost;
 use crate::model::{Action, Condition, Database, Live, MemberFacts, Peer, Position, Role, Span, TargetId};
 use crate::plan::build::{After, Builder, step};
 use crate::plan::live;
+use crate::plan::split::{Related, ends_at, related};
 use crate::plan::step::Work;
 
 /// How a member's history is related to its primary's.
@@ -33,7 +34,11 @@ pub enum Parted {
 pub fn parted(primary: &MemberFacts, member: &MemberFacts) -> Parted {
     let (own, theirs) = (member.lineage.timeline, primary.lineage.timeline);
     if own == theirs {
-        return Parted::No;
+        // Two that were promoted apart from each other give their timelines the same number.
+        return match related(primary, member) {
+            Related::Until(fork) => Parted::At { fork, bytes: member.position.bytes_since(fork) },
+            _ => Parted::No,
+        };
     }
     if own > theirs {
         return Parted::Ahead;
@@ -44,9 +49,7 @@ pub fn parted(primary: &MemberFacts, member: &MemberFacts) -> Parted {
     let Some((_, fork)) = primary.history.iter().find(|(timeline, _)| *timeline == own) else {
         return Parted::Elsewhere;
     };
-    // A clean end is told as the place at which its checkpoint begins, everything else as an end.
-    let begins = member.settings.get("cluster_state").is_some_and(|state| state == "shut down");
-    if member.position > *fork || (begins && member.position == *fork) {
+    if member.position > *fork || ends_at(member, *fork) {
         return Parted::At { fork: *fork, bytes: member.position.bytes_since(*fork) };
     }
     Parted::No
@@ -68,6 +71,8 @@ pub enum Need {
 pub struct Rebuild {
     /// True where it takes writes and is fenced first.
     pub fence: bool,
+    /// True where an operator has chosen the history that it gets: it counts even where this member's timeline is the later one.
+    pub chosen: bool,
     /// Why, as a fragment.
     pub why: String,
 }
@@ -86,7 +91,8 @@ pub fn need(name: &str, primary: &MemberFacts, member: &MemberFacts) -> Need {
                 member.lineage.timeline, primary.lineage.timeline
             ));
         }
-        (Role::Primary, Parted::No) => {
+        // One that had written nothing yet when the other one was promoted writes from there on.
+        (Role::Primary, Parted::No) if member.lineage == primary.lineage => {
             return Need::Left(format!("it takes writes on the same timeline as {name}: compare them by hand"));
         }
         // Whoever receives is connected to a history that it shares.
@@ -103,9 +109,14 @@ pub fn need(name: &str, primary: &MemberFacts, member: &MemberFacts) -> Need {
         (Role::Primary, _) => format!("it takes writes on timeline {}", member.lineage.timeline),
         _ => "it is stopped and did not end cleanly".to_owned(),
     };
+    rebuilt(member, why, false)
+}
+
+/// That a member becomes a replica anew, where that can be done from here. `chosen`: by an operator's word on who survives.
+pub(in crate::plan) fn rebuilt(member: &MemberFacts, why: String, chosen: bool) -> Need {
     match &member.capabilities.no_control {
         Some(no) => Need::Left(format!("{why}; rebuild it by hand before it may follow: {no}")),
-        None => Need::Rebuild(Rebuild { fence: member.role == Role::Primary, why }),
+        None => Need::Rebuild(Rebuild { fence: member.role == Role::Primary, chosen, why }),
     }
 }
 
@@ -168,13 +179,13 @@ pub(in crate::plan) fn add(
     needs: &After,
 ) -> After {
     let mut done = After::new();
-    for (member, Rebuild { why, .. }) in rebuild {
+    for (member, Rebuild { why, chosen, .. }) in rebuild {
         let (name, to) = (member.name(), primary.member.name());
         let rebuild = step(
             format!("db.{}.rebuild.{name}", database.name),
             stage,
             format!("rebuild {name} as a replica of {to}: {why}"),
-            Work::on(member, Action::Rebuild { primary: primary.clone() }),
+            Work::on(member, Action::Rebuild { primary: primary.clone(), chosen: *chosen }),
         )
         .why(
             "What only it has is kept beside its data directory and listed in the report before anything is discarded.",

@@ -206,11 +206,11 @@ impl Order<'_> {
                 format!("fence.{database}.{name}"),
                 stage,
                 format!("{name} does not run: its machine lets it come back as a replica only"),
-                Work::on(id, Action::Withdraw { successor: to.clone() }),
+                Work::on(id, Action::Keep { successor: to.clone() }),
             )
             .why("Somebody or something may start it at any moment.")
             .before(id, Condition::Role { role, lineage: None })
-            .after(id, Condition::Role { role: Role::Fenced, lineage: None })
+            .after(id, Condition::Kept)
             .irreversible(format!("{} takes over: `handover plan` brings {name} back as its replica", to.member.name()))
             .takes(Span::secs(1), FENCING)
             .needs(needs);

@@ -74,7 +74,7 @@ pub(super) fn facts(
     };
     for (name, replies) in backends.iter().zip(per_backend.chunks(2)) {
         let [states, stats] = replies else { return Err("replies are missing".to_owned()) };
-        facts.backends.insert(name.clone(), backend(name, states, stats)?);
+        facts.backends.insert(name.clone(), backend(name, states, stats, facts.age)?);
     }
     Ok(facts)
 }
@@ -92,7 +92,7 @@ pub(super) fn frontends(reply: &str, closed: bool) -> Result<BTreeSet<ForeignNam
     Ok(rows.map(|row| ForeignName::new(row.text("pxname"))).collect())
 }
 
-fn backend(name: &ForeignName, states: &str, stats: &str) -> Result<Option<BackendFacts>, String> {
+fn backend(name: &ForeignName, states: &str, stats: &str, age: Duration) -> Result<Option<BackendFacts>, String> {
     if states.starts_with("Can't find backend") {
         return Ok(None);
     }
@@ -116,12 +116,12 @@ fn backend(name: &ForeignName, states: &str, stats: &str) -> Result<Option<Backe
         let Some(state) = states.iter().find(|row| row.text("srv_name") == server) else {
             return Err(format!("`show servers state {name}` does not know {server}"));
         };
-        facts.servers.insert(ForeignName::new(server), self::server(state, row)?);
+        facts.servers.insert(ForeignName::new(server), self::server(state, row, age)?);
     }
     Ok(Some(facts))
 }
 
-fn server(state: &Row, stat: &Row) -> Result<ProxyServerFacts, String> {
+fn server(state: &Row, stat: &Row, age: Duration) -> Result<ProxyServerFacts, String> {
     let number = |key: &str| {
         let text = state.text(key);
         text.parse::<u32>().map_err(|_| format!("`show servers state` gives `{text}` as {key}"))
@@ -143,6 +143,7 @@ fn server(state: &Row, stat: &Row) -> Result<ProxyServerFacts, String> {
         address,
         setting: ServerSetting { weight: number("srv_uweight")?, admission },
         operational,
+        down_for: (operational == Operational::Down).then(|| down_for(stat, age)).flatten(),
         sessions: stat.count("scur"),
         queue: stat.count("qcur"),
         requests: stat.count("stot"),
@@ -150,6 +151,14 @@ fn server(state: &Row, stat: &Row) -> Result<ProxyServerFacts, String> {
         responses: responses(stat),
         errors: stat.count("econ") + stat.count("eresp"),
     })
+}
+
+/// For how long a server has been down at least: `lastchg`, "number of seconds since the last UP<->DOWN transition" (Management Guide §9.1).
+/// That is a difference of whole seconds, so that the last of them may not have passed; and what a state file brought back from another
+/// process was watched by nobody while there was none. A change to `drain` or `maint` begins it anew, which only makes it shorter.
+fn down_for(stat: &Row, age: Duration) -> Option<Duration> {
+    let seconds: u64 = stat.text("lastchg").parse().ok()?;
+    Some(Duration::from_secs(seconds.saturating_sub(1)).min(age))
 }
 
 fn admission(bits: u32) -> Admission {
@@ -391,10 +400,10 @@ mod tests {
         srv_check_state srv_agent_state srv_port\n3 web 1 a 10.0.0.1 2 0 100 100 6 0 8080\n3 web 2 b 10.0.0.2 2 8 0 100 6 0 \
         8080\n3 web 3 c 10.0.0.3 0 1 5 100 14 0 8080\n3 web 4 d fd00::4 2 0 9 100 0 0 8080\n3 web 5 e 10.0.0.5 0 4 9 100 6 0 \
         8080\n3 web 6 f 10.0.0.6 2 0 9 100 6 0 8080";
-    const STATS: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,tracked,rate,hrsp_2xx,hrsp_5xx,last_chk\n\
-        web,a,1,2,30,4,5,UP,,6,20,1,\"one, two\"\nweb,b,0,1,1,0,0,DRAIN,,0,1,0,\nweb,c,0,0,0,0,0,MAINT,,0,,,\n\
-        web,d,0,0,0,0,0,no check,,0,,,\nweb,e,0,0,0,0,0,DOWN,,0,,,\nweb,f,0,0,0,0,0,UP 1/3,,0,,,\n\
-        web,BACKEND,7,3,31,4,5,UP,,6,21,1,";
+    const STATS: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,status,lastchg,tracked,rate,hrsp_2xx,hrsp_5xx,last_chk\n\
+        web,a,1,2,30,4,5,UP,40,,6,20,1,\"one, two\"\nweb,b,0,1,1,0,0,DRAIN,40,,0,1,0,\nweb,c,0,0,0,0,0,MAINT,40,,0,,,\n\
+        web,d,0,0,0,0,0,no check,40,,0,,,\nweb,e,0,0,0,0,0,DOWN,33,,0,,,\nweb,f,0,0,0,0,0,UP 1/3,40,,0,,,\n\
+        web,BACKEND,7,3,31,4,5,UP,40,,6,21,1,";
 
     const FRONTS: &str = "# pxname,svname,status\nin,FRONTEND,OPEN\nold,FRONTEND,STOP";
 
@@ -422,6 +431,24 @@ mod tests {
         let operational: Vec<_> = web.servers.values().map(|server| server.operational).collect();
         use Operational::{Down, Starting, Unchecked, Up};
         assert_eq!(operational, [Up, Up, Unchecked, Unchecked, Down, Starting]);
+    }
+
+    #[test]
+    fn a_server_has_been_down_for_no_longer_than_anybody_has_watched() {
+        let down_for = |stats: &str| -> Vec<Option<u64>> {
+            let facts = ask(&["web"], &[INFO, "admin", FRONTS, STATES, stats]).unwrap();
+            let servers = facts.backends["web"].as_ref().unwrap().servers.values();
+            servers.map(|server| server.down_for.map(|time| time.as_secs())).collect()
+        };
+        let only_e = |seconds| vec![None, None, None, None, seconds, None];
+        assert_eq!(down_for(STATS), only_e(Some(32)));
+        let lasts = |text: &str| down_for(&STATS.replace("DOWN,33", text));
+        assert_eq!(lasts("DOWN,0"), only_e(Some(0)));
+        // The process is 61 s old; the rest is what a state file says.
+        assert_eq!(lasts("DOWN,86400"), only_e(Some(61)));
+        assert_eq!(lasts("DOWN,"), only_e(None));
+        // One check has passed again.
+        assert_eq!(lasts("DOWN 1/2,33"), only_e(None));
     }
 
     #[test]

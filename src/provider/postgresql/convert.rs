@@ -310,7 +310,9 @@ pub(super) fn native_state(verb: &str, args: &super::Arguments, facts: &MemberFa
     let missing: Vec<String> = match verb {
         super::PREPARE_PROMOTION => {
             let new = args.new_slots();
-            if there(&new) == 0 && !quick && !(new.is_empty() && synchronous) {
+            // Where the names stay as they were, only the temporary setting tells.
+            let told_by_names = args.synchronous_before.is_none() || args.synchronous_before != args.synchronous;
+            if there(&new) == 0 && !quick && !(new.is_empty() && synchronous && told_by_names) {
                 return "undone".to_owned();
             }
             [slots(&args.followers, args.followers.len()), names(), None].into_iter().flatten().collect()

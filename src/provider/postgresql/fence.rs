@@ -121,6 +121,23 @@ pub(super) async fn withdraw(
     ))
 }
 
+/// Lets a member that does not run come back as a replica of `successor` only, however it ended.
+pub(super) async fn keep(
+    client: &Client,
+    target: &Target,
+    successor: &Peer,
+    permit: &Permit,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let arguments = host_arguments(target, successor, Vec::new(), permit)?;
+    let state = client.host(target, "keep", arguments, deadline).await?;
+    if state.kept() {
+        return Ok(());
+    }
+    let why = format!("it can still come back as a primary: {}", state.describe());
+    Err(Failure::unknown(Unreachable::new(why, tried("keep", target)).advice("see what has started it, and stop that")))
+}
+
 /// Takes a fence of ours back: the member runs as the primary that it was, whether it had stopped or not. A member that we did not
 /// fence, or whose history is no longer `lineage`, is left as it is.
 pub(super) async fn unfence(

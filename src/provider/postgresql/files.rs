@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Diverged, Lineage, MemberCapabilities, MemberFacts, Position, Role, SwitchoverStyle};
+use crate::model::{Diverged, KEPT, Lineage, MemberCapabilities, MemberFacts, Position, Role, SwitchoverStyle};
 
 /// Among the settings: the stage of a rebuild that was cut short.
 const REBUILDING: &str = "rebuilding";
@@ -46,6 +46,11 @@ impl HostState {
         !self.alive && self.signal && ["shut down", "shut down in recovery"].contains(&self.cluster.as_str())
     }
 
+    /// True where it does not run, however it ended, and can only come back as a replica.
+    pub fn kept(&self) -> bool {
+        !self.alive && self.signal && self.rebuild.is_empty()
+    }
+
     /// True where starting it as a replica needs no rewind. One that was withdrawn as a primary had been promoted: its history is not
     /// that of the others.
     pub fn may_follow(&self) -> bool {
@@ -64,6 +69,9 @@ impl HostState {
     pub fn facts(&self, no_control: Option<String>) -> MemberFacts {
         let rewind = self.checksums || self.wal_log_hints;
         let mut settings = BTreeMap::from([("cluster_state".to_owned(), self.cluster.clone())]);
+        if self.kept() {
+            settings.insert(KEPT.to_owned(), "yes".to_owned());
+        }
         if !self.rebuild.is_empty() {
             settings.insert(REBUILDING.to_owned(), self.rebuild.clone());
         }

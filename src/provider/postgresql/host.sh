@@ -1,4 +1,4 @@
-# Each phase of a switchover on a member's machine, in one round trip. After `member.sh`. VERB is state, void, fence, withdraw, unfence,
+# Each phase of a switchover on a member's machine, in one round trip. After `member.sh`. VERB is state, void, fence, withdraw, keep, unfence,
 # unmark or rejoin.
 # A fence without a RUN is one that waits: it looks whether it can be done, prints `armed`, reads `go AGE LIMIT RUN NUMBER SENDERS` from
 # its standard input, and does nothing if that ends without. AGE is how long it has waited; LIMIT after that nothing is begun any more,
@@ -15,10 +15,15 @@ void)
   timely
   call_off || fail "$VOID cannot be written"
   ;;
-fence | withdraw)
-  if [ "$verb" = withdraw ]; then
+fence | withdraw | keep)
+  if [ "$verb" != fence ]; then
     alone
     timely
+  fi
+  if [ "$verb" = keep ]; then
+    pid
+    ! alive "$pid" || refuse "it runs: process $pid"
+    verb=withdraw
   fi
   marked
   before=$kind

@@ -106,7 +106,7 @@ impl Postgresql {
         deadline: Instant,
     ) -> Result<MemberFacts, Unreachable> {
         match condition {
-            Condition::Role { role: Role::Fenced | Role::Stopped, .. } => {
+            Condition::Kept | Condition::Role { role: Role::Fenced | Role::Stopped, .. } => {
                 let state = self.client.host(target, "state", HostArguments::default(), deadline).await;
                 let state = state.map_err(|failure| failure.why)?;
                 if state.alive {
@@ -153,6 +153,7 @@ impl Postgresql {
         match action {
             Action::Native { verb, args } => native::apply(client, target, verb, args, deadline).await,
             Action::Withdraw { successor } => fence::withdraw(client, target, successor, permit, deadline).await,
+            Action::Keep { successor } => fence::keep(client, target, successor, permit, deadline).await,
             Action::Unfence { lineage } => fence::unfence(client, target, lineage, permit, deadline).await,
             Action::CatchUp { behind, position } => {
                 promote::catch_up(client, target, behind, *position, deadline).await
@@ -213,8 +214,8 @@ impl Provider for Postgresql {
             Action::Fence { successor } => fence::fence(&self.client, target, successor, permit, deadline)
                 .await
                 .map(|state| seen(state.facts(settings::no_control(target)))),
-            Action::Rebuild { primary } => {
-                rebuild::rebuild(&self.client, target, primary, permit, deadline).await.map(seen)
+            Action::Rebuild { primary, chosen } => {
+                rebuild::rebuild(&self.client, target, primary, *chosen, permit, deadline).await.map(seen)
             }
             Action::CatchUp { .. } | Action::Promote { .. } => self.advance(target, action, permit, deadline).await,
             _ => self.act(target, action, permit, deadline).await.map(|()| Outcome::Applied),

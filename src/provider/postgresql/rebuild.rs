@@ -22,11 +22,13 @@ fn refused(target: &Target, why: impl Into<String>) -> Failure {
     Failure::untouched(Unreachable::new(why, tried(target)))
 }
 
-/// Makes it a replica of `primary`. What only it has is kept first; the facts tell what that was, where there was any.
+/// Makes it a replica of `primary`. What only it has is kept first; the facts tell what that was, where there was any. A member on a
+/// later timeline than the primary is left as it is, unless the primary's history was `chosen`.
 pub(super) async fn rebuild(
     client: &Client,
     target: &Target,
     primary: &Peer,
+    chosen: bool,
     permit: &Permit,
     deadline: Instant,
 ) -> Result<MemberFacts, Failure> {
@@ -60,7 +62,7 @@ pub(super) async fn rebuild(
     let arguments = HostArguments {
         connection: configuration_value(&text),
         slot,
-        rebuild: vec![source, keep.to_owned(), free.to_string()],
+        rebuild: vec![source, keep.to_owned(), free.to_string(), if chosen { "chosen" } else { "" }.to_owned()],
         ..HostArguments::under(permit)
     };
     let state = client.host(target, REBUILD, arguments, deadline).await?;

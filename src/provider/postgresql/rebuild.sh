@@ -1,5 +1,6 @@
 # Makes a replica of a member whose history is not the primary's, or that did not end cleanly. After `member.sh`; VERB is rebuild. A sixth
-# list holds: SOURCE, how to connect to the primary; KEEP, `data` or `wal`: what is kept aside; FREE, the MiB that must stay free.
+# list holds: SOURCE, how to connect to the primary; KEEP, `data` or `wal`: what is kept aside; FREE, the MiB that must stay free; CHOSEN,
+# `chosen` where an operator has said that the primary's history counts, even if the member's is the later one.
 #
 # What would be lost is kept in DATA_DIRECTORY.diverged-TIME before anything is discarded: the log from the fork on, the list of its
 # records with what they touched, and (KEEP data) the whole directory. Then pg_rewind; where that cannot be, a new copy beside the
@@ -21,7 +22,7 @@ export PGCONNECT_TIMEOUT=10
 sixth() {
   for skipped in 1 2 3 4 5; do n=$1; shift; shift "$n"; done
   shift
-  SOURCE=$1 KEEP=$2 FREE=$3
+  SOURCE=$1 KEEP=$2 FREE=$3 CHOSEN=${4:-}
 }
 
 # What the note says.
@@ -103,7 +104,7 @@ compare() {
   timeline=$(of "Latest checkpoint's TimeLineID")
   recovered=$(of "Min recovery ending loc's timeline")
   [ "${recovered:-0}" -le "$timeline" ] || timeline=$recovered
-  [ "$timeline" -le "$theirs" ] || quit "it is on timeline $timeline, the primary on $theirs: the primary has the older history"
+  [ "$timeline" -le "$theirs" ] || [ "$CHOSEN" = chosen ] || quit "it is on timeline $timeline, the primary on $theirs: the primary has the older history"
   if [ "$theirs" -gt 1 ]; then
     ask "TIMELINE_HISTORY $theirs" replication=true >"$PART/theirs.history" || quit "the primary does not tell its timeline history"
   else

@@ -57,7 +57,8 @@ impl World {
         match action {
             Action::Fence { .. } => self.fence(id),
             Action::Unfence { lineage } => self.unfence(id, lineage),
-            Action::Withdraw { .. } => {
+            Action::Keep { .. } if !matches!(self.role(id), Role::Stopped | Role::Fenced) => Err("it runs".to_owned()),
+            Action::Withdraw { .. } | Action::Keep { .. } => {
                 let facts = self.member(id)?;
                 facts.role = Role::Fenced;
                 let cut = std::mem::take(&mut facts.replicas);
@@ -72,7 +73,7 @@ impl World {
             },
             Action::Promote { lineage } => self.promote(id, lineage),
             Action::Rejoin { primary } => self.rejoin(id, primary),
-            Action::Rebuild { primary } => self.rebuild(id, primary),
+            Action::Rebuild { primary, chosen } => self.rebuild(id, primary, *chosen),
             Action::Native { verb, args } if verb.ends_with("release_replicas") => self.release(id, verb, args),
             Action::Native { verb, args } => self.native(id, verb, args),
             _ => Err(format!("a member cannot {}", action.verb())),
@@ -154,7 +155,7 @@ impl World {
     }
 
     /// Whatever it had is set aside; it is as its primary then.
-    fn rebuild(&mut self, id: &TargetId, primary: &Peer) -> Acted {
+    fn rebuild(&mut self, id: &TargetId, primary: &Peer, chosen: bool) -> Acted {
         let from = self.member(&primary.member)?;
         if from.role != Role::Primary {
             return Err(format!("{} is {}", primary.member, from.role));
@@ -164,6 +165,9 @@ impl World {
         match facts.role {
             Role::Primary => return Err("it runs as a primary".to_owned()),
             _ if facts.lineage.system != lineage.system => return Err(format!("it is of {}", facts.lineage)),
+            _ if facts.lineage.timeline > lineage.timeline && !chosen => {
+                return Err(format!("it is of {}", facts.lineage));
+            }
             _ => facts.lineage = lineage,
         }
         if !self.has_slot(&primary.member, id.name()) {

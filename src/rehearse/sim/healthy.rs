@@ -75,6 +75,7 @@ fn proxy(topology: &Topology, declared: &Proxy, wanted: &plan::Desired) -> Proxy
                 address: address(name).unwrap_or_default(),
                 setting: ServerSetting { weight, admission: Admission::Ready },
                 operational: Operational::Up,
+                down_for: None,
                 sessions: 0,
                 queue: 0,
                 requests: 0,

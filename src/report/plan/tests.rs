@@ -215,6 +215,7 @@ fn drain() -> Plan {
         expected: Span::secs(138),
         primaries: Vec::new(),
         failovers: Vec::new(),
+        splits: Vec::new(),
         holds: serde_json::from_value(serde_json::json!([
             {"hold": "drained", "facility": "west"},
             {"hold": "primary", "database": "accounts", "member": "member/accounts/east-pg1", "away_from": "west"},

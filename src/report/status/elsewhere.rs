@@ -9,22 +9,34 @@ use crate::topology::Topology;
 /// One line each; nothing where everything answers.
 pub(super) fn notes(topology: &Topology, live: &Live, before: &Before) -> Vec<String> {
     let mut notes = Vec::new();
-    for vantage in topology.vantages.values() {
-        if let Some(Observed::Unreachable(why)) = live.get(&vantage.id) {
-            notes.push(format!("vantage {} in {} does not answer: {}", vantage.name(), vantage.facility, why.why));
-        }
-    }
     for facility in topology.facilities.keys() {
         let here: Vec<&TargetId> =
             topology.targets().filter(|target| target.facility == *facility).map(|target| &target.id).collect();
         let silent = |id: &&&TargetId| live.get(**id).is_some_and(|observed| observed.known().is_none());
         match here.iter().filter(silent).count() {
-            0 => {}
-            count if count == here.len() => notes.extend(verdict(topology, live, before, facility)),
-            _ => notes.extend(reached(topology, live, &here)),
+            // Its vantage is silent with it: that is no news.
+            count if count > 0 && count == here.len() => notes.extend(verdict(topology, live, before, facility)),
+            count => {
+                notes.extend(silent_vantages(topology, live, facility));
+                if count > 0 {
+                    notes.extend(reached(topology, live, &here));
+                }
+            }
         }
     }
     notes
+}
+
+/// Hosts in a facility that could say what they reach, and do not answer.
+fn silent_vantages(topology: &Topology, live: &Live, facility: &FacilityName) -> Vec<String> {
+    let here = topology.vantages.values().filter(|vantage| vantage.facility == *facility);
+    let silent = here.filter_map(|vantage| match live.get(&vantage.id)? {
+        Observed::Unreachable(why) => {
+            Some(format!("vantage {} in {facility} does not answer: {}", vantage.name(), why.why))
+        }
+        Observed::Known { .. } => None,
+    });
+    silent.collect()
 }
 
 fn verdict(topology: &Topology, live: &Live, before: &Before, facility: &FacilityName) -> Vec<String> {

@@ -13,6 +13,7 @@ use crate::model::text::same_member;
 use crate::model::{
     Database, FacilityName, Facts, Live, MemberFacts, Observed, Percent, Role, ServiceName, Target, TargetId,
 };
+use crate::plan::split::Split;
 use crate::report::json;
 use crate::topology::Topology;
 
@@ -37,6 +38,7 @@ pub struct StatusData {
     pub(super) targets: Vec<TargetData>,
     pub(super) holds: Vec<HeldView>,
     pub(super) problems: Vec<Problem>,
+    pub(super) splits: Vec<Split>,
     pub(super) drift: Vec<String>,
     notes: Vec<String>,
 }
@@ -208,6 +210,7 @@ impl StatusData {
             targets: topology.targets().map(|target| self::target(target, live, view)).collect(),
             holds: view.holds.clone(),
             problems: view.problems.clone(),
+            splits: view.splits.clone(),
             drift: view.drift.clone(),
             notes: view.notes.clone(),
         }

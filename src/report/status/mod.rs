@@ -148,6 +148,13 @@ fn below(page: &mut Page, view: &StatusView) {
         for problem in &view.problems {
             let tone = if problem.level == ExitLevel::Split { Tone::Bad } else { Tone::Warn };
             page.item(Text::of(tone, "  ! "), problem.text.as_str());
+            // The verdict tells the first one's.
+            let first = view.splits.first().map(|split| &split.advice);
+            let split =
+                view.splits.iter().find(|split| problem.level == ExitLevel::Split && split.what == problem.text);
+            if let Some(split) = split.filter(|split| Some(&split.advice) != first) {
+                page.item(Text::of(Tone::Dim, "    → "), split.advice.as_str());
+            }
         }
     }
     if !view.drift.is_empty() {
@@ -203,8 +210,9 @@ fn verdict(view: &StatusView) -> Text {
         )),
         ExitLevel::Degraded => Text::of(Tone::Bad, "DEGRADED").and(format!(": {}", reasons(view, ExitLevel::Degraded))),
         ExitLevel::Split => Text::of(Tone::Bad, "SPLIT").and(format!(
-            ": {}; find out which one has the data that must be kept, and stop the other before anything else",
-            reasons(view, ExitLevel::Split)
+            ": {}; {}",
+            reasons(view, ExitLevel::Split),
+            view.splits.first().map_or("`handover plan` says more", |split| split.advice.as_str())
         )),
     };
     let drained: Vec<&str> =

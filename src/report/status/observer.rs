@@ -8,7 +8,7 @@ use super::view::{Cell, Column, ExitLevel, Mark, Problem, Row};
 use crate::journal::{Hold, HoldKind};
 use crate::model::{
     Admission, FacilityName, FacilityState, Facts, ForeignName, Live, Observed, Operational, Percent, Service,
-    TargetId, TargetKind, Unreachable, Zone, text::list,
+    TargetId, TargetKind, Unreachable, text::list,
 };
 use crate::topology::Topology;
 
@@ -96,7 +96,7 @@ impl<'a> Observer<'a> {
                 else {
                     continue;
                 };
-                let serial = newest.entry(source(zone, name)).or_insert(facts.serial);
+                let serial = newest.entry(zone.origin(name)).or_insert(facts.serial);
                 // RFC 1982 §3.2: serials compare by the sign of their difference.
                 if facts.serial.wrapping_sub(*serial) as i32 > 0 {
                     *serial = facts.serial;
@@ -119,7 +119,7 @@ impl<'a> Observer<'a> {
                     let mut cell = vec![this.answers(facility, "name server", &servers)];
                     for id in &servers {
                         let Some(facts) = this.facts(id).and_then(Facts::name_server) else { continue };
-                        if newest.get(source(zone, id.name())).is_some_and(|newest| *newest != facts.serial) {
+                        if newest.get(zone.origin(id.name())).is_some_and(|newest| *newest != facts.serial) {
                             let text = format!("{} is behind: serial {}", id.name(), facts.serial);
                             let mark = this.wrong(facility, format!("name server {text}"));
                             cell.push((mark, text));
@@ -411,19 +411,6 @@ pub(super) enum Shares {
     Weights(BTreeMap<FacilityName, Percent>),
     /// No proxy answers.
     Unknown,
-}
-
-/// The server at the top of a server's chain of transfers.
-fn source<'a>(zone: &'a Zone, name: &'a str) -> &'a str {
-    let mut source = name;
-    // A topology in which servers transfer from each other in a circle is refused; the bound only makes that plain here.
-    for _ in 0..zone.servers.len() {
-        match zone.servers.get(source).and_then(|server| server.transfers_from.as_deref()) {
-            Some(parent) => source = parent,
-            None => break,
-        }
-    }
-    source
 }
 
 /// To whole percents, except close to none and all, where the difference matters.

@@ -8,6 +8,7 @@ use super::machine::StatusData;
 use super::view::ExitLevel;
 use crate::journal::HoldKind;
 use crate::model::Role;
+use crate::plan::split::SplitKind;
 
 /// A family of samples: Prometheus wants each in one piece, after its help and type.
 struct Family {
@@ -205,6 +206,7 @@ fn rest(data: &StatusData) -> Vec<Family> {
             HoldKind::Share { service, .. } => ("share", service.as_str()),
             HoldKind::Ttl { service, .. } => ("ttl", service.as_str()),
             HoldKind::Lost { what, .. } => ("lost", what.name()),
+            HoldKind::Settling { facility } => ("settling", facility.as_str()),
             HoldKind::OldTtl { service, .. } => ("old_ttl", service.as_str()),
             HoldKind::PoweredOff { facility, .. } => ("powered_off", facility.as_str()),
         };
@@ -216,8 +218,13 @@ fn rest(data: &StatusData) -> Vec<Family> {
         let number = data.problems.iter().filter(|problem| problem.level == level).count();
         problems.add(&[("level", word)], number);
     }
+    let mut splits =
+        Family::new(data, "handover_splits", "Things that are split, by what it is: anything but 0 is an alarm.");
+    for kind in SplitKind::ALL {
+        splits.add(&[("kind", kind.word())], data.splits.iter().filter(|split| split.kind == kind).count());
+    }
     let drift = one(data, "handover_drift", "Differences between what is and what should be.", data.drift.len());
-    vec![running, since, overdue, problems, drift]
+    vec![running, since, overdue, problems, splits, drift]
 }
 
 fn escaped(value: &str) -> String {

@@ -9,6 +9,7 @@ use super::observer::{MIN_RATE, Observer};
 use crate::journal::Hold;
 use crate::model::{FacilityName, Live, TargetId, Unreachable, text::list};
 use crate::plan::lost::known::Known;
+use crate::plan::split::{self, Split};
 use crate::report::text::duration;
 use crate::topology::Topology;
 
@@ -22,7 +23,7 @@ pub enum ExitLevel {
     Drift,
     /// Something does not answer or is sick, or redundancy is missing (11).
     Degraded,
-    /// A database has two primaries (12).
+    /// Two sides of what should be one go on by themselves (12).
     Split,
 }
 
@@ -129,6 +130,8 @@ pub struct StatusView {
     pub last_seen: BTreeMap<TargetId, String>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// What is split; each is among the problems as well.
+    pub splits: Vec<Split>,
     /// What differs from desired, one line each.
     pub drift: Vec<String>,
     /// Holds in force.
@@ -142,7 +145,11 @@ pub struct StatusView {
 impl StatusView {
     /// Judges what was observed. `drift` are the differences between live and desired, one line each.
     pub fn new(topology: &Topology, live: &Live, holds: &[Hold], drift: Vec<String>, now: Timestamp) -> Self {
+        let splits = split::find(topology, live);
         let mut observer = Observer::new(topology, live, holds);
+        observer
+            .problems
+            .extend(splits.iter().map(|split| Problem { level: ExitLevel::Split, text: split.what.clone() }));
         let mut rows = observer.dns();
         rows.extend(observer.edge());
         rows.extend(observer.apps());
@@ -173,6 +180,7 @@ impl StatusView {
             unreachable,
             last_seen: BTreeMap::new(),
             problems,
+            splits,
             drift,
             holds: holds.iter().map(held).collect(),
             notes,

@@ -35,6 +35,9 @@ maps! {
         /// How long something must have been silent before it counts as dead; what was watched already counts.
         #[schemars(extend("default" = "15s"))]
         hold_down: Span,
+        /// How long everything of a facility that came back after a loss must have been well before it is restored.
+        #[schemars(extend("default" = "10m"))]
+        settle: Span,
         /// How long a saved plan may be applied.
         #[schemars(extend("default" = "1d"))]
         plan_expiry: Span,

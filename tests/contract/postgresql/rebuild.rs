@@ -47,7 +47,7 @@ impl Pair {
     }
 
     fn rebuild(&self) -> Action {
-        Action::Rebuild { primary: self.b.peer() }
+        Action::Rebuild { primary: self.b.peer(), chosen: false }
     }
 
     /// It follows, has what the primary has and nothing else, listens where it did, and goes on following.
@@ -148,6 +148,28 @@ async fn one_that_wrote_nothing_alone_simply_follows() {
     pair.lose_power();
     assert_eq!(diverged(pair.apply(&pair.a, &pair.rebuild(), 120.0).await), None);
     pair.is_whole_again().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_timeline_gives_way_only_where_somebody_has_chosen_so() {
+    let pair = pair().await;
+    pair.part(true);
+    let survivor = pair.a.peer();
+    let fenced = pair.apply(&pair.b, &Action::Fence { successor: survivor.clone() }, 60.0).await;
+    assert!(matches!(fenced, Outcome::Seen(_)), "{fenced:?}");
+    let rebuild = |chosen| Action::Rebuild { primary: survivor.clone(), chosen };
+    let refused = pair.apply(&pair.b, &rebuild(false), 60.0).await;
+    assert!(matches!(&refused, Outcome::NotApplied(why) if why.to_string().contains("older history")), "{refused:?}");
+    assert_eq!(pair.observe(&pair.b).await.role, Role::Fenced);
+    let told = diverged(pair.apply(&pair.b, &rebuild(true), 120.0).await).unwrap();
+    assert!(told.listed && told.transactions == 1 && told.by == "pg_rewind", "{told:?}");
+    assert!(pair.holds(&pair.b, &Condition::Follows { primary: survivor }).await, "{}", pair.b.log());
+    assert_eq!(pair.observe(&pair.b).await.lineage.timeline, 1);
+    // It has what the survivor has, nothing else, and goes on following.
+    pair.a.sql("INSERT INTO ledger (id) VALUES (2000)");
+    let rows = pair.a.sql("SELECT count(*) FROM ledger");
+    pair.b.until("SELECT count(*) FROM ledger", &rows);
+    assert_eq!(pair.b.sql("SELECT count(*) FROM ledger WHERE id BETWEEN 101 AND 200"), "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

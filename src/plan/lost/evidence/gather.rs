@@ -39,8 +39,8 @@ pub fn gather(
     let found_silent = own.silent.iter().chain(&own.stopped).map(|id| before.silent.get(id).copied());
     let own_silence = found_silent.map(Option::unwrap_or_default).min().unwrap_or_default();
     let looking = Looking { topology, lost, live, before, own_silence };
-    let (mut witnesses, mut heard) = (looking.proxies(), None);
-    for (witness, age) in looking.receivers() {
+    let (mut witnesses, mut heard) = (Vec::new(), None);
+    for (witness, age) in looking.proxies().into_iter().chain(looking.receivers()) {
         heard = heard.into_iter().chain(age).min();
         witnesses.push(witness);
     }
@@ -96,24 +96,24 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    /// The surviving proxies that have servers of what is lost.
-    fn proxies(&self) -> Vec<Witness> {
+    /// The surviving proxies that have servers of what is lost; each with the age of the last moment at which it took one of them for up.
+    fn proxies(&self) -> Vec<(Witness, Option<Duration>)> {
         let outside = self.topology.proxies.values().filter(|proxy| !self.lost.contains(&proxy.target));
         outside.filter_map(|proxy| self.proxy(proxy)).collect()
     }
 
-    fn proxy(&self, proxy: &Proxy) -> Option<Witness> {
+    fn proxy(&self, proxy: &Proxy) -> Option<(Witness, Option<Duration>)> {
         let servers = self.topology.services.values().flat_map(|service| service.servers.values());
         if !servers.clone().any(|server| self.lost.contains(&server.target)) {
             return None;
         }
-        let witness = |says, reaches| {
+        let witness = |says, reaches, heard| {
             let (who, place) = (proxy.target.name().to_owned(), proxy.target.facility.clone());
-            Some(Witness { who, kind: WitnessKind::Proxy, place, says, reaches })
+            Some((Witness { who, kind: WitnessKind::Proxy, place, says, reaches }, heard))
         };
         let facts = match live::facts(self.live, &proxy.target.id) {
             Ok(facts) => facts.proxy()?,
-            Err(why) => return witness(no_answer(&why.why), BTreeSet::new()),
+            Err(why) => return witness(no_answer(&why.why), BTreeSet::new(), None),
         };
         let (of_lost, others): (Vec<_>, Vec<_>) =
             self.servers(proxy, facts).partition(|(target, _)| self.lost.contains(target));
@@ -123,7 +123,11 @@ impl Looking<'_> {
         };
         let reaches = up(&others).into_iter().filter(|id| self.silent_to_us(id)).collect();
         let found = up(&of_lost);
-        let down = of_lost.iter().filter(|(_, facts)| facts.operational == Operational::Down).count();
+        let are = |found: Operational| of_lost.iter().filter(move |(_, facts)| facts.operational == found);
+        let down = are(Operational::Down).count();
+        // Since the last of them went down; unknown if one of them does not tell.
+        let since = are(Operational::Down).map(|(_, facts)| facts.down_for).min().flatten();
+        let mut heard = None;
         let says = if !found.is_empty() {
             let names: BTreeSet<&str> = found.iter().map(TargetId::name).collect();
             Says::Sees(format!("finds {} up", super::words::few(&names)))
@@ -132,9 +136,12 @@ impl Looking<'_> {
         } else if up(&others).is_empty() {
             Says::CannotTell("finds no server up at all: it may be cut off itself".to_owned())
         } else {
-            Says::SeesNot { how: format!("finds none of its {down} servers up"), since: None }
+            // One that is between up and down was alive a check ago.
+            let alive = are(Operational::Starting).next().map(|_| Duration::ZERO);
+            heard = alive.or(since);
+            Says::SeesNot { how: format!("finds none of its {down} servers up"), since: heard }
         };
-        witness(says, reaches)
+        witness(says, reaches, heard)
     }
 
     /// The servers that a proxy checks, each with its target.

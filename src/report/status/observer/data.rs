@@ -1,7 +1,7 @@
 //! The data tier: databases, and the poolers before them.
 
 use super::Observer;
-use crate::model::{Database, Facts, MemberFacts, Observed, ReplicationMode, Role, Route, TargetId, text::list};
+use crate::model::{Database, Facts, MemberFacts, Observed, ReplicationMode, Role, Route, TargetId};
 use crate::plan::followers;
 use crate::report::status::view::{Cell, ExitLevel, Mark, Problem, Row};
 use crate::report::text::{count, duration};
@@ -19,12 +19,8 @@ impl<'a> Observer<'a> {
                     None
                 }
                 [one] => Some(*one),
-                many => {
-                    let names = list(many.iter().map(|(id, _)| id.name()));
-                    let text = format!("{} has {} primaries: {names}", database.name, many.len());
-                    self.problems.push(Problem { level: ExitLevel::Split, text });
-                    None
-                }
+                // `plan::split` says so.
+                _ => None,
             };
             rows.push(self.row("data", database.name.as_str(), |this, facility| {
                 let mut cell = Cell::new();

@@ -142,7 +142,7 @@ impl Course<'_> {
                     self.played.did(told);
                     return Ok(true);
                 }
-                (Some(3), Wanted::Refused | Wanted::Either) => {
+                (Some(3), wanted) if wanted == Wanted::Refused || (wanted == Wanted::Either && self.over) => {
                     self.played.did(told);
                     return Ok(false);
                 }

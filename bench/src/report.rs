@@ -141,6 +141,7 @@ fn failovers_json(failovers: &Failovers, patroni: &[Measured]) -> Value {
     let patroni: Map<String, Value> =
         patroni.iter().map(|measured| (measured.way.clone(), json!(measured.median_ms() / 1000.0))).collect();
     json!({
+        "failed_rounds": failovers.failed.len(),
         "service_s": of(|round| round.service_s),
         "databases_s": of(|round| round.databases_s),
         "proxies_s": of(|round| round.proxies_s),
@@ -175,6 +176,8 @@ impl Table {
         let service = lost.of(|round| round.service_s);
         let what = format!("facility lost, from apply on ({} times)", lost.rounds.len());
         self.judged(&what, service.seconds(), "< 3 s", service.median < 3.0);
+        let failed = lost.failed.len();
+        self.judged("  rounds that failed", failed.to_string(), "0", failed == 0);
         self.plain("  the last look says dead", lost.of(|round| round.verdict_s).seconds());
         self.plain("  every database writable", lost.of(|round| round.databases_s).seconds());
         self.plain("  every surviving proxy serves", lost.of(|round| round.proxies_s).seconds());

@@ -8,7 +8,7 @@ mod round;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use lab::{Lab, Options};
 use serde::Serialize;
 
@@ -26,8 +26,10 @@ const BEFORE: &str = "before";
 /// All rounds.
 #[derive(Debug, Serialize)]
 pub struct Failovers {
-    /// One after the other.
+    /// Those in which all served again, one after the other.
     pub rounds: Vec<Round>,
+    /// What went wrong in the others.
+    pub failed: Vec<String>,
     /// `policy.hold_down` of the lab.
     pub hold_down_s: f64,
     /// The longest TTL of the lab's services.
@@ -49,7 +51,7 @@ impl Failovers {
 /// Lets the facility be lost `rounds` times, each time from the same state.
 ///
 /// # Errors
-/// If the lab cannot be started, a program fails, or a path does not serve again.
+/// If the lab cannot be started, or no round ends with everything served.
 pub fn measure(topology: &Path, rounds: u32) -> Result<Failovers> {
     let lab = Lab::up(&Options { fast: true, ..Options::new(topology) })?;
     let measured = on(&lab, rounds);
@@ -64,6 +66,7 @@ fn on(lab: &Lab, rounds: u32) -> Result<Failovers> {
     lab.snapshot(BEFORE)?;
     let mut all = Failovers {
         rounds: Vec::new(),
+        failed: Vec::new(),
         hold_down_s: topology.policy.hold_down.0.as_secs_f64(),
         ttl_s: topology.services.values().map(|service| service.ttl.0.as_secs_f64()).fold(0.0, f64::max),
     };
@@ -71,9 +74,18 @@ fn on(lab: &Lab, rounds: u32) -> Result<Failovers> {
         if number > 1 {
             lab.restore(BEFORE)?;
         }
-        let round = round::once(lab, &topology).with_context(|| format!("losing {LOST}, round {number}"))?;
-        eprintln!("losing {LOST}, {number} of {rounds}: {:.2} s from apply until all serves", round.service_s);
-        all.rounds.push(round);
+        match round::once(lab, &topology) {
+            Ok(round) => {
+                eprintln!("losing {LOST}, {number} of {rounds}: {:.2} s from apply until all serves", round.service_s);
+                all.rounds.push(round);
+            }
+            // It is a result too, and the others are worth having.
+            Err(why) => {
+                eprintln!("losing {LOST}, {number} of {rounds}: {why:#}");
+                all.failed.push(format!("round {number}: {why:#}"));
+            }
+        }
     }
+    ensure!(!all.rounds.is_empty(), "no round succeeded:\n{}", all.failed.join("\n"));
     Ok(all)
 }

@@ -316,56 +316,6 @@ async fn every_process_of_a_pooler_is_paused_redirected_and_resumed() {
     client.simple_query("COMMIT").await.unwrap();
 }
 
-/// A server that has lost its power says nothing any more: whoever waits for it is sent away, and nothing of it delays the next login.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_to_a_server_that_is_gone_are_dropped_and_clients_reach_the_next_at_once() {
-    let site = Site::new();
-    let (lost, next) = (Member::primary(&site, "a-pg1"), Member::primary(&site, "b-pg1"));
-    let settings = format!("server_login_retry = {0}\nserver_connect_timeout = {0}", RETRY.as_secs());
-    let pooler = Pooler::start_with(&site, &lost.address(), "", &settings);
-    let world = World::with(site, lost, pooler).await;
-    let login = format!("host=127.0.0.1 port={} user=app password=app-secret dbname=accounts", world.pooler.port);
-    let connect = || async {
-        let (client, connection) = tokio_postgres::connect(&login, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        Ok::<_, tokio_postgres::Error>(client)
-    };
-    let writing = connect().await.unwrap();
-    writing.simple_query("BEGIN").await.unwrap();
-    world.primary.signal("-STOP");
-    // One waits for an answer, and one more needs a login that ends nowhere.
-    let asks = async { writing.simple_query("SELECT 1").await.map(drop) };
-    let comes = async { connect().await?.simple_query("SELECT 1").await.map(drop) };
-    let route = FromTo { from: world.primary.address(), to: next.address() };
-    let severs = async {
-        let waiting = async {
-            while world.facts().await.databases["accounts"].as_ref().unwrap().waiting == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(RETRY / 2, waiting).await.expect("nobody waits for a login");
-        let database = || "accounts".into();
-        assert_eq!(
-            world.act(Action::WriteRoute { database: database(), route: route.clone() }).await,
-            Outcome::Applied
-        );
-        let sever = Action::Sever { database: database(), route: route.clone() };
-        for time in ["once", "twice"] {
-            assert_eq!(world.act(sever.clone()).await, Outcome::Applied, "{time}");
-        }
-    };
-    let ended = tokio::time::timeout(RETRY / 2, async { tokio::join!(asks, comes, severs) }).await;
-    let (asked, came, ()) = ended.expect("somebody still waits for what is gone");
-    assert!(asked.is_err() && came.is_err(), "{asked:?}, {came:?}");
-    let now = async { connect().await.unwrap().simple_query("SELECT 1").await.unwrap() };
-    tokio::time::timeout(RETRY / 2, now).await.expect("a login at the next server is made to wait");
-    let pool = world.facts().await.databases["accounts"].clone().unwrap();
-    assert_eq!((pool.route, pool.paused), (next.address(), false));
-    // It has nothing left that a later pause would wait for.
-    assert_eq!(world.pause().await, Outcome::Applied);
-    world.primary.signal("-CONT");
-}
-
 /// Whoever is connected past the pooler is told apart from its own connections, also where they come from one machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_the_pooler_are_told_apart_from_others() {

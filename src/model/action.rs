@@ -113,14 +113,6 @@ pub enum Action {
         /// `host:port`.
         route: FromTo<String>,
     },
-    /// Pooler: load the written route and forget everything of the old one, which is lost: connections on which nothing will ever be
-    /// answered, logins that would be waited for, and the clients of both, which have to connect again.
-    Sever {
-        /// The pooler's database.
-        database: ForeignName,
-        /// `host:port`.
-        route: FromTo<String>,
-    },
     /// Pooler: put a route back after [`Action::WriteRoute`]: written, and loaded where a reload had loaded the other one.
     RestoreRoute {
         /// The pooler's database.
@@ -208,7 +200,6 @@ impl Action {
             Self::WriteRoute { .. } => "write_route",
             Self::Route { .. } => "route",
             Self::Redirect { .. } => "redirect",
-            Self::Sever { .. } => "sever",
             Self::RestoreRoute { .. } => "restore_route",
             Self::Marker { .. } => "marker",
             Self::Fence { .. } => "fence",

@@ -172,7 +172,10 @@ fn newest(heard: &[Testimony]) -> Result<Option<(&Epoch, &str)>, String> {
 /// What of the subject an epoch calls lost.
 fn lost(subject: &Subject, epoch: &Epoch) -> Option<String> {
     let facility = subject.facility().filter(|facility| epoch.lost.contains(*facility)).map(ToString::to_string);
-    let target = || subject.targets.iter().find(|target| epoch.lost_targets.contains(&target.id));
+    // A name server that missed a raise is called lost as a target. It must start to be told, and whoever asks goes by the newest word.
+    let may_be_told = |target: &Target| target.kind == TargetKind::NameServer;
+    let missing = |target: &&Arc<Target>| epoch.lost_targets.contains(&target.id) && !may_be_told(target);
+    let target = || subject.targets.iter().find(missing);
     facility.or_else(|| target().map(|target| target.name().to_owned()))
 }
 

@@ -14,12 +14,7 @@ use crate::plan::{Gate, Step, Undo, Wait, Work};
 pub(super) fn symbol(step: &Step) -> (&'static str, Tone) {
     match &step.work {
         Work::Act {
-            action:
-                Action::Start
-                | Action::Unfence { .. }
-                | Action::Resume { .. }
-                | Action::Redirect { .. }
-                | Action::Sever { .. },
+            action: Action::Start | Action::Unfence { .. } | Action::Resume { .. } | Action::Redirect { .. },
             ..
         } => ("+", Tone::Good),
         Work::Act { action: Action::Stop | Action::Fence { .. } | Action::CutSessions { .. }, .. } => ("-", Tone::Bad),
@@ -109,7 +104,6 @@ fn action_details(action: &Action) -> Vec<Text> {
         Action::WriteRoute { database, route }
         | Action::RestoreRoute { database, route }
         | Action::Redirect { database, route }
-        | Action::Sever { database, route }
         | Action::Route { database, route } => {
             vec![from_to(Text::from(format!("{database} ")), &route.from, &route.to)]
         }

@@ -313,18 +313,8 @@ impl Order<'_> {
                 let write = super::data::write(&route, stage);
                 ready.insert(self.builder.push(write.needs(judged)));
             }
-            let act = Action::Sever { database: entry.clone(), route: route.loaded.clone() };
-            let sever = step(
-                format!("db.{}.load.{}", database.name, target.name()),
-                stage,
-                format!("{}: load it, and drop every connection that waits for {}", target.name(), failover.from.member.name()),
-                Work::on(&target.id, act),
-            )
-            .why("Clients reach the new primary, also those that wait for an answer that will never come: they have to connect again.")
-            .after(&target.id, Condition::Routed { database: entry.clone(), to: to.address.clone() })
-            .after(&target.id, Condition::Paused { database: entry.clone(), paused: false })
-            .irreversible("the old route leads to what is lost");
-            let loaded = self.builder.push(sever.needs(&ready));
+            let load = super::data::load(&route, stage, format!("db.{}.load.{}", database.name, target.name()));
+            let loaded = self.builder.push(load.needs(&ready));
             let marker = Action::Marker { database: entry.clone(), primary: to.clone() };
             let marker = step(
                 format!("db.{}.marker.{}", database.name, target.name()),

@@ -197,21 +197,16 @@ impl Pgbouncer {
     }
 
     /// Loads the configuration and lets clients go on, in one go: no client can log in while the route is new and clients are still
-    /// held back. It would make pgbouncer count a failed login, and keep everybody waiting for `server_login_retry`. With `sever` every
-    /// connection is dropped first (KILL): pgbouncer itself would wait for the answers of a server that is gone, and forgets with the pool
-    /// also that a login has failed.
+    /// held back. It would make pgbouncer count a failed login, and keep everybody waiting for `server_login_retry`.
     async fn redirect(
         &self,
         console: Console<'_>,
         database: &ForeignName,
         route: &FromTo<String>,
-        sever: bool,
         deadline: Instant,
     ) -> Outcome {
         let tried = || format!("loading the route of {database} and letting clients go on, {}", console.tried());
-        let kill = sever.then(|| format!("KILL {}", convert::identifier(database.as_str())));
-        let resume = resume(database);
-        let statements: Vec<&str> = kill.as_deref().into_iter().chain(["RELOAD", "SHOW DATABASES", &resume]).collect();
+        let statements = ["RELOAD", "SHOW DATABASES", &resume(database)];
         let mut answers = match self.client.say(&console, &statements, deadline).await {
             Ok(answers) => answers,
             Err(error) => return Self::failed(&console, &error),
@@ -336,10 +331,7 @@ impl Provider for Pgbouncer {
                 Self::everywhere(target, |console| self.route(console, database, route, deadline)).await
             }
             Action::Redirect { database, route } => {
-                Self::everywhere(target, |console| self.redirect(console, database, route, false, deadline)).await
-            }
-            Action::Sever { database, route } => {
-                Self::everywhere(target, |console| self.redirect(console, database, route, true, deadline)).await
+                Self::everywhere(target, |console| self.redirect(console, database, route, deadline)).await
             }
             Action::RestoreRoute { database, route } => self.restore_route(target, database, route, deadline).await,
             Action::Marker { database, primary } => {

@@ -302,9 +302,7 @@ impl World {
                 }
                 pool.written_route = Some(route.to.clone());
             }
-            Action::Route { database, route }
-            | Action::Redirect { database, route }
-            | Action::Sever { database, route } => {
+            Action::Route { database, route } | Action::Redirect { database, route } => {
                 if self.pool(id, database)?.written_route.as_ref() != Some(&route.to) {
                     return Err(format!("its file does not lead to {}", route.to));
                 }

@@ -356,23 +356,14 @@ impl<'a> Observer<'a> {
     }
 
     pub(super) fn unreachable(&self) -> Vec<(TargetId, Unreachable)> {
-        let kinds = [
-            TargetKind::NameServer,
-            TargetKind::Proxy,
-            TargetKind::Server,
-            TargetKind::Member,
-            TargetKind::Pooler,
-            TargetKind::Job,
-        ];
-        let mut unreachable: Vec<(usize, TargetId, Unreachable)> = Vec::new();
+        let mut unreachable: Vec<(TargetKind, TargetId, Unreachable)> = Vec::new();
         for target in self.topology.targets() {
             let why = match self.live.get(&target.id) {
                 Some(Observed::Known { .. }) => continue,
                 Some(Observed::Unreachable(why)) => why.clone(),
                 None => Unreachable::new("it was not asked", "nothing"),
             };
-            let rank = kinds.iter().position(|kind| *kind == target.kind).unwrap_or(kinds.len());
-            unreachable.push((rank, target.id.clone(), why));
+            unreachable.push((target.kind, target.id.clone(), why));
         }
         unreachable.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         unreachable.into_iter().map(|(_, id, why)| (id, why)).collect()

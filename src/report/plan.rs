@@ -206,7 +206,8 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
     let rebuilt = plan.steps.iter().filter(rebuilds).count();
     let text = match points.as_slice() {
         [] if rebuilt > 0 => Text::from("what is rebuilt is not undone; ").with(Tone::Bad, count(rebuilt, "member")),
-        [] => Text::of(Tone::Good, "every step can be undone"),
+        [] if !fences(plan) => Text::of(Tone::Good, "every step can be undone"),
+        [] => Text::from("everything else can be undone"),
         [one] => {
             Text::from("everything can be undone until step ").with(Tone::Bad, format!("{one}, the point of no return"))
         }
@@ -215,6 +216,7 @@ fn glance(plan: &Plan, stages: &[NumberedStage<'_>]) -> Vec<(&'static str, Text)
             Text::from("everything can be undone until steps ").with(Tone::Bad, points)
         }
     };
+    let text = if fences(plan) { text.with(Tone::Bad, "; what is cut off stays cut off") } else { text };
     rows.push(("way back", text));
     // What a run both makes and releases is there only in case that it is cut short.
     let releases = plan.releases.iter().filter(|hold| !plan.holds.contains(hold));
@@ -235,6 +237,16 @@ fn touched(plan: &Plan) -> impl Iterator<Item = &TargetId> {
         Work::Act { target, .. } => Some(target),
         _ => None,
     })
+}
+
+/// True where something is cut off, or kept down, that no undo brings back.
+fn fences(plan: &Plan) -> bool {
+    let cuts = |step: &Step| {
+        let fence =
+            matches!(&step.work, Work::Act { action: Action::Fence { .. } | Action::Keep { .. } | Action::Stop, .. });
+        fence && matches!(step.undo, Undo::Impossible { .. })
+    };
+    plan.steps.iter().any(cuts)
 }
 
 fn touches(plan: &Plan) -> String {

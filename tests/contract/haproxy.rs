@@ -108,6 +108,22 @@ fn here() -> Option<Arc<Host>> {
 }
 
 impl Proxy {
+    /// One without anything but two servers, reached by either version of IP.
+    async fn of_two(directory: TempDir, front: SocketAddr, control: SocketAddr, [a, b]: [SocketAddr; 2]) -> Self {
+        let family = if control.is_ipv6() { "ipv6" } else { "ipv4" };
+        let config = format!(
+            "global\n stats socket {family}@{control} level admin\n\
+             defaults\n mode http\n timeout connect 1s\n timeout client 30s\n timeout server 30s\n\
+             frontend front\n bind {front}\n default_backend web\n\
+             backend web\n option httpchk GET /health\n default-server check inter 50ms fastinter 20ms\n \
+             server a {a} weight 50\n server b {b} weight 50\n"
+        );
+        let process = run(&directory, &config);
+        let proxy = Self { process, directory, front, control, operator: control };
+        proxy.up().await;
+        proxy
+    }
+
     /// Waits until it answers and finds its servers up.
     async fn up(&self) {
         let up = Condition::ServersUp {
@@ -402,16 +418,7 @@ async fn everything_works_over_ipv6() {
     let directory = tempfile::tempdir().unwrap();
     let (front, control) = (free_v6(), free_v6());
     let (a, b) = (application_at(free_v6(), "a").await, application_at(free_v6(), "b").await);
-    let config = format!(
-        "global\n stats socket ipv6@{control} level admin\n\
-         defaults\n mode http\n timeout connect 1s\n timeout client 30s\n timeout server 30s\n\
-         frontend front\n bind {front}\n default_backend web\n\
-         backend web\n option httpchk GET /health\n default-server check inter 50ms fastinter 20ms\n \
-         server a {a} weight 50\n server b {b} weight 50\n"
-    );
-    let process = run(&directory, &config);
-    let proxy = Proxy { process, directory, front, control, operator: control };
-    proxy.up().await;
+    let proxy = Proxy::of_two(directory, front, control, [a, b]).await;
     let facts = proxy.facts().await;
     assert_eq!(facts.backends["web"].as_ref().unwrap().servers["a"].address, a.to_string());
     let drain_a = set("web", [("a", ready(50), drain(0))]);

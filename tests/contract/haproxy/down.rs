@@ -8,16 +8,7 @@ async fn for_how_long_a_server_is_down_is_told_and_never_more_than_that() {
     let (front, control, b) = (free_address(), free_address(), free_address());
     let a = application("a").await;
     let dying = serving(b, "b").await;
-    let config = format!(
-        "global\n stats socket ipv4@{control} level admin\n\
-         defaults\n mode http\n timeout connect 1s\n timeout client 30s\n timeout server 30s\n\
-         frontend front\n bind {front}\n default_backend web\n\
-         backend web\n option httpchk GET /health\n default-server check inter 50ms fastinter 20ms\n \
-         server a {a} weight 50\n server b {b} weight 50\n"
-    );
-    let process = run(&directory, &config);
-    let proxy = Proxy { process, directory, front, control, operator: control };
-    proxy.up().await;
+    let proxy = Proxy::of_two(directory, front, control, [a, b]).await;
     let down_for = async |server: &str| {
         let facts = proxy.facts().await;
         let found = &facts.backends["web"].as_ref().unwrap().servers[server];
